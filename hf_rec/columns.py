@@ -1,0 +1,51 @@
+"""
+Every dataset column name, once, and the `datasets.Features` of each stage.
+
+Items are catalog rows (`0 .. N-1`) from the interactions onwards; raw item ids live in the catalog alone. An example's
+events are its history followed by its target; `supervise_from` is the index of the first of them that may be a label.
+"""
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+TIMESTAMP = "timestamp"
+TITLE = "title"
+RATING = "rating"
+
+HISTORY = "history"
+HISTORY_TIMESTAMPS = "history_timestamps"
+TARGET = "target"
+SUPERVISE_FROM = "supervise_from"
+
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+LABELS = "labels"
+TRIE_NODES = "trie_nodes"
+
+CHOSEN = "chosen"
+REJECTED = "rejected"
+
+IGNORE_INDEX = -100  # a label that no loss counts, as in transformers
+DEAD_NODE = -1  # the trie node of a token outside the trie, and of a position that is no item token
+
+
+def interaction_features():
+    """Features of a cleaned interaction log: one row an event, ordered by (timestamp, original row)."""
+    from datasets import Features, Value
+
+    return Features({USER_ID: Value("string"), ITEM_ID: Value("int64"), TIMESTAMP: Value("int64")})
+
+
+def sequence_features():
+    """Features of a split: one row an example, oldest event first."""
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            USER_ID: Value("string"),
+            HISTORY: List(Value("int64")),
+            HISTORY_TIMESTAMPS: List(Value("int64")),
+            TARGET: Value("int64"),
+            TIMESTAMP: Value("int64"),
+            SUPERVISE_FROM: Value("int32"),
+        }
+    )

@@ -1,0 +1,115 @@
+"""
+The LM head of a causal LM, on chosen positions and chosen columns only.
+
+A trie-masked loss or search needs the logits of a few tokens at a few positions, while `model(...)` computes all
+`[B, T, V]`. Here the head selects inside its own forward, so the hooks of DDP, ZeRO and FSDP, the scaling and soft-capping
+that some models apply to their logits, and LoRA on the head all do what they do without us.
+
+Shapes: B rows · T tokens · P chosen positions · U chosen columns · V vocabulary size · H hidden size.
+"""
+
+from contextlib import contextmanager
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+_ATTRIBUTE = "_hf_rec_compact_head"
+
+
+def _output_linears(head: nn.Module) -> list[nn.Linear] | None:
+    """The linear layers that write vocabulary columns; None where `head` is something we cannot see through."""
+    if type(head) is nn.Linear:
+        return [head]
+    modules_to_save = getattr(head, "modules_to_save", None)  # PEFT: one full copy of the head per adapter
+    if isinstance(modules_to_save, nn.ModuleDict) and hasattr(head, "original_module"):
+        parts = [_output_linears(part) for part in (head.original_module, *modules_to_save.values())]
+        return None if None in parts else [linear for part in parts for linear in part]
+    if hasattr(head, "lora_B") and hasattr(head, "base_layer"):  # PEFT: base(x) + lora_B(lora_A(x)) * scaling
+        if getattr(head, "lora_variant", None):  # DoRA and others look at whole weight rows
+            return None
+        parts = [_output_linears(part) for part in (head.base_layer, *head.lora_B.values())]
+        return None if None in parts else [linear for part in parts for linear in part]
+    return None
+
+
+class CompactHead:
+    """
+    Switch on a causal LM's output layer. Outside [`~CompactHead.select`] the layer behaves as before.
+
+    Example:
+
+    ```python
+    head = CompactHead.install(model)
+    with head.select(positions, columns):
+        logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[0]  # (P, U)
+    ```
+    """
+
+    def __init__(self, layer: nn.Module, linears: list[nn.Linear]):
+        self.vocab_size = linears[0].out_features
+        self.linears = linears
+        self._positions = None
+        self._columns = None
+        layer.register_forward_pre_hook(self._select_positions)
+        for linear in linears:
+            # accelerate's device hooks keep the layer's own forward as `_old_forward` and call it from theirs
+            name = "_old_forward" if hasattr(linear, "_hf_hook") else "forward"
+            setattr(linear, name, partial(self._select_columns, linear))
+
+    @classmethod
+    def install(cls, model: nn.Module) -> "CompactHead | None":
+        """
+        Get the compact head of a model, made at the first call.
+
+        Args:
+            model (`torch.nn.Module`): A causal LM or a `PeftModel` over one, not wrapped by DDP or the like.
+
+        Returns:
+            [`CompactHead`] or `None`: `None`, with one log line, where the output layer cannot be wrapped (a quantized
+            head, DoRA on the head, trainable tokens on a tied head). Use plain logits then.
+        """
+        layer = model.get_output_embeddings()
+        linears = None if layer is None else _output_linears(layer)
+        if linears is None:
+            logger.warning_once(
+                f"The output layer of {type(model).__name__} is a {type(layer).__name__}, which cannot be computed on a "
+                "few columns: whole rows of logits are computed instead (slower, same numbers)."
+            )
+            return None
+        present = layer.__dict__.get(_ATTRIBUTE)
+        if present is None or present.linears != linears:
+            present = cls(layer, linears)
+            object.__setattr__(layer, _ATTRIBUTE, present)
+        return present
+
+    @contextmanager
+    def select(self, positions: Tensor, columns: Tensor | None):
+        """
+        Within this context `model(...).logits` has shape `(1, P, U)`.
+
+        Args:
+            positions (`torch.Tensor` of shape `(P,)`): Flat indices into the `B * T` positions the head is given.
+            columns (`torch.Tensor` of shape `(U,)` or `None`): Token ids, unique; `None` for all `V`.
+        """
+        self._positions, self._columns = positions, columns
+        try:
+            yield self
+        finally:
+            self._positions = self._columns = None
+
+    def _select_positions(self, module: nn.Module, inputs: tuple) -> tuple:
+        if self._positions is None:
+            return inputs
+        hidden = inputs[0]
+        return (hidden.flatten(0, -2).index_select(0, self._positions)[None], *inputs[1:])
+
+    def _select_columns(self, linear: nn.Linear, hidden: Tensor) -> Tensor:
+        if self._positions is None or self._columns is None:
+            return F.linear(hidden, linear.weight, linear.bias)
+        bias = None if linear.bias is None else linear.bias.index_select(0, self._columns)
+        return F.linear(hidden, linear.weight.index_select(0, self._columns), bias)
