@@ -1,0 +1,1 @@
+"""Metrics of ranked lists in numpy: ranking, beyond accuracy, significance."""
