@@ -1,9 +1,9 @@
 """
 Hit rate, NDCG and MRR of one target item a row, averaged over tied places.
 
-A rank is kept as two counts: `better`, the other items with a higher score, and `tied`, the other items with the same score. The
-target is then equally likely at each of the places `better .. better + tied`, and every metric is its expected value under such a
-random order: a scorer that gives 100 items the same score has HR@10 = 0.10, neither 1 nor 0.
+A rank is kept as two counts: `better`, the other items with a higher score, and `tied`, the other items with the same
+score. The target is then equally likely at each of the places `better .. better + tied`, and every metric is its expected
+value under such a random order: a scorer that gives 100 items the same score has HR@10 = 0.10, neither 1 nor 0.
 
 Shapes: `U` rows (users), `N` items, `K` listed items. Places count from 0.
 """
@@ -20,8 +20,9 @@ def rank_bounds(scores, target) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         scores (`np.ndarray` of shape `[U, N]`):
-            One score an item, higher is better. `-inf` is a score like any other. `NaN` ranks last: it never beats the target, and a
-            target that scores `NaN` stands behind all other items, tied with none ([`count_nan`] counts them).
+            One score an item, higher is better. `-inf` is a score like any other. `NaN` ranks last: it never beats the
+            target, and a target that scores `NaN` stands behind all other items, tied with none ([`count_nan`] counts
+            them).
         target (`np.ndarray` of shape `[U]`):
             Column of the target of each row, in `0 .. N-1`.
 
@@ -51,14 +52,15 @@ def list_bounds(item_ids, scores, target) -> tuple[np.ndarray, np.ndarray]:
     """
     The bounds of [`rank_bounds`] where only the best items of each row are known.
 
-    A target that is not in its list has `better = NOT_LISTED` (2**31 - 1) and `tied = 0`, a miss for every k; so has one whose score
-    is `NaN` or `-inf`. Ties are seen inside the list alone: where the list ends within a tie, extend it before the call.
+    A target that is not in its list has `better = NOT_LISTED` (2**31 - 1) and `tied = 0`, a miss for every k; so has one
+    whose score is `NaN` or `-inf`. Ties are seen inside the list alone: where the list ends within a tie, extend it
+    before the call.
 
     Args:
         item_ids (`Sequence` of `U` sequences):
             Ids of the listed items of each row, any hashable type. Lists may be shorter than `K`.
         scores (`np.ndarray` of shape `[U, K]`, or `U` sequences):
-            Their scores; entries beyond the end of a list are ignored. The order comes from the scores, not from the list.
+            Their scores; entries beyond the end of a list are ignored. The order comes from them, not from the list.
         target (`Sequence` of `U` ids):
             The id to find in each list.
 
@@ -92,12 +94,18 @@ def count_nan(scores) -> int:
 
 
 def hit_rate(better, tied, k: int) -> np.ndarray:
-    """Probability that the target is among the first `k` items: `float64` of shape `[U]`, 0-1. With one target a row this is recall@k too."""
+    """
+    Probability that the target is among the first `k` items: `float64` of shape `[U]`, 0-1. As a row has one target,
+    this is recall@k too.
+    """
     return _mean_gain(np.ones(_check_k(k)), better, tied)
 
 
 def ndcg(better, tied, k: int) -> np.ndarray:
-    """Expected `1 / log2(place + 2)`, 0 beyond the first `k` places: `float64` of shape `[U]`, 0-1 (the ideal gain of one target is 1)."""
+    """
+    Expected `1 / log2(place + 2)`, 0 beyond the first `k` places: `float64` of shape `[U]`, 0-1. The ideal gain of one
+    target is 1, so this is normalised.
+    """
     return _mean_gain(1.0 / np.log2(np.arange(_check_k(k)) + 2.0), better, tied)
 
 
@@ -111,7 +119,7 @@ METRICS = {"ndcg": ndcg, "hit_rate": hit_rate, "mrr": mrr}
 
 def ranking_metrics(better, tied, ks=(5, 10)) -> dict[str, float]:
     """
-    Means over rows of NDCG, hit rate and MRR at each k: `{"ndcg@5": ..., "hit_rate@5": ..., "mrr@5": ..., "ndcg@10": ...}`.
+    Means over rows of NDCG, hit rate and MRR at each k: `{"ndcg@5": ..., "hit_rate@5": ..., "mrr@5": ..., ...}`.
 
     Args:
         better, tied (`np.ndarray` of shape `[U]`):
@@ -139,7 +147,7 @@ def _check_k(k: int) -> int:
 
 
 def _mean_gain(gains: np.ndarray, better, tied) -> np.ndarray:
-    """Mean of `gains` (0 past their end) over the places `better .. better + tied`, by differences of their running sum."""
+    """Mean of `gains` (0 past their end) over places `better .. better + tied`, by differences of their running sum."""
     better, tied = np.asarray(better, dtype=np.int64), np.asarray(tied, dtype=np.int64)
     if better.size and (better.min() < 0 or tied.min() < 0):
         raise ValueError(
