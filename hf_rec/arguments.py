@@ -1,0 +1,182 @@
+"""
+The flags that all recipes share, and the one parser they use: YAML first, then the command line, both strict.
+"""
+
+import difflib
+import enum
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass
+class DataArguments:
+    """
+    What a recipe reads. How a history becomes a prompt stands in the trainer's arguments.
+
+    Parameters:
+        data_dir (`str`):
+            Folder written by `hf-rec prepare`: catalog, splits and data card.
+        train_split, eval_split, test_split (`str`, *optional*, default to `"train"`, `"validation"`, `"test"`):
+            Names of the splits to train on, to select by and to report.
+        max_train_samples, max_eval_samples, max_test_samples (`int`, *optional*):
+            Use this many rows of a split, evenly spaced over it; all rows where it is not given.
+    """
+
+    data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split that selects the model."})
+    test_split: str = field(default="test", metadata={"help": "Split to report."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the train split, evenly spaced."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Rows of the eval split, evenly spaced."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Rows of the test split, evenly spaced."})
+
+    def __post_init__(self):
+        for name in ("max_train_samples", "max_eval_samples", "max_test_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}. Leave it out for no limit.")
+
+
+def parse_arguments(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> tuple:
+    """
+    Parse `--config FILE.yaml` and the command line into dataclasses; what stands on the command line wins.
+
+    [`~trl.TrlParser`] does the parsing. Before it, every key of the YAML is held against the dataclass fields, since
+    the parser takes a value of a wrong type as it is.
+
+    Args:
+        dataclass_types (sequence of `type`): E.g. `(DataArguments, MSLConfig, ModelConfig)`.
+        args (sequence of `str`, *optional*): The command line; `sys.argv[1:]` where not given.
+
+    Returns:
+        `tuple`: One instance per dataclass, in the order given.
+
+    Raises:
+        `ValueError`: Names the file and each key that is unknown, stands twice or has a value of the wrong type.
+    """
+    from trl import TrlParser
+
+    args = _split_equals(sys.argv[1:] if args is None else args)
+    if "--config" in args:
+        position = args.index("--config") + 1
+        if position == len(args):
+            raise ValueError("`--config` needs the path of a YAML file.")
+        check_config(args[position], dataclass_types)
+    return TrlParser(list(dataclass_types), allow_abbrev=False).parse_args_and_config(args)
+
+
+def check_config(path: str, dataclass_types: Sequence[type]) -> dict[str, Any]:
+    """
+    Read a recipe's YAML file and hold every key and value against the fields of `dataclass_types`.
+
+    Returns:
+        `dict`: The file's content. An `env` mapping of environment variables may stand beside the fields.
+    """
+    config = _load_yaml(path)
+    hints = {}
+    for dataclass_type in dataclass_types:
+        annotations = typing.get_type_hints(dataclass_type)
+        hints |= {item.name: annotations[item.name] for item in fields(dataclass_type) if item.init}
+    problems = []
+    for key, value in config.items():
+        if key == "env":
+            if not isinstance(value, dict):
+                problems.append(f"`env` must be a mapping of environment variables, got {value!r}")
+        elif key not in hints:
+            close = difflib.get_close_matches(str(key), hints, n=1)
+            problems.append(f"unknown key `{key}`" + (f", did you mean `{close[0]}`?" if close else ""))
+        elif not _fits(value, hints[key]):
+            problems.append(f"`{key}` must be {_spell(hints[key])}, got {value!r} ({type(value).__name__})")
+    if problems:
+        raise ValueError(f"{path}: " + "; ".join(problems))
+    return config
+
+
+def select_rows(dataset, limit: int | None):
+    """`limit` rows of a `datasets.Dataset`, evenly spaced over it and in order; all rows where `limit` is `None`."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return dataset.select([row * len(dataset) // limit for row in range(limit)])
+
+
+def _split_equals(args: Sequence[str]) -> list[str]:
+    """`--config=FILE` as two words, the only form that TrlParser looks for."""
+    words = []
+    for word in args:
+        words += ["--config", word.removeprefix("--config=")] if word.startswith("--config=") else [word]
+    return words
+
+
+def _load_yaml(path: str) -> dict[str, Any]:
+    import yaml
+
+    class UniqueKeyLoader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+            twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+            if twice:
+                raise ValueError(f"{path}: key {', '.join(f'`{key}`' for key in twice)} stands twice.")
+            return super().construct_mapping(node, deep=deep)
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = yaml.load(file, Loader=UniqueKeyLoader)  # noqa: S506, a SafeLoader
+    except OSError as error:
+        raise ValueError(f"`--config` {path!r} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, got {type(config).__name__}.")
+    return config
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value is of the annotated type; classes that YAML cannot spell are left to their dataclass."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (list, tuple) or hint in (list, tuple):
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
+    if origin is dict or hint is dict:
+        return isinstance(value, dict)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is float:  # YAML reads 3e-4 as a string
+        return _is_number(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return value in [member.value for member in hint]
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _spell(hint: Any) -> str:
+    """A type as a person writes it, e.g. `int or None`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_spell(option) for option in arguments))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "one of " + ", ".join(repr(member.value) for member in hint)
+    if hint in (None, type(None)):
+        return "null"
+    return str(hint) if origin else getattr(hint, "__name__", str(hint))
