@@ -11,6 +11,7 @@ Shapes: B rows · T tokens · P chosen positions · U chosen columns · V vocabu
 from contextlib import contextmanager
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging
@@ -53,8 +54,9 @@ class CompactHead:
     def __init__(self, layer: nn.Module, linears: list[nn.Linear]):
         self.vocab_size = linears[0].out_features
         self.linears = linears
-        self._positions = None
-        self._columns = None
+        self._positions = None  # None: the whole head, as ever
+        self._blocks = None
+        self._flat = False
         layer.register_forward_pre_hook(self._select_positions)
         for linear in linears:
             # accelerate's device hooks keep the layer's own forward as `_old_forward` and call it from theirs
@@ -94,13 +96,32 @@ class CompactHead:
 
         Args:
             positions (`torch.Tensor` of shape `(P,)`): Flat indices into the `B * T` positions the head is given.
-            columns (`torch.Tensor` of shape `(U,)` or `None`): Token ids, unique; `None` for all `V`.
+            columns (`torch.Tensor` of shape `(U,)` or `None`): Token ids; `None` for all `V`.
         """
-        self._positions, self._columns = positions, columns
+        self._positions, self._blocks = positions, [(positions.numel(), columns)]
         try:
             yield self
         finally:
-            self._positions = self._columns = None
+            self._positions = self._blocks = None
+
+    @contextmanager
+    def select_blocks(self, blocks: list[tuple[Tensor, Tensor]]):
+        """
+        Within this context `model(...).logits` has shape `(1, 1, P1 * U1 + P2 * U2 + ...)`: the blocks, laid end to end.
+
+        Positions that need the same columns share a block, so that no position pays for the columns of another block.
+
+        Args:
+            blocks (`list[tuple[torch.Tensor, torch.Tensor]]`): Positions `(P,)` and columns `(U,)` of each block.
+        """
+        self._positions = torch.cat([positions for positions, _ in blocks])
+        self._blocks = [(positions.numel(), columns) for positions, columns in blocks]
+        self._flat = True
+        try:
+            yield self
+        finally:
+            self._positions = self._blocks = None
+            self._flat = False
 
     def _select_positions(self, module: nn.Module, inputs: tuple) -> tuple:
         if self._positions is None:
@@ -109,7 +130,17 @@ class CompactHead:
         return (hidden.flatten(0, -2).index_select(0, self._positions)[None], *inputs[1:])
 
     def _select_columns(self, linear: nn.Linear, hidden: Tensor) -> Tensor:
-        if self._positions is None or self._columns is None:
+        if self._positions is None:
             return F.linear(hidden, linear.weight, linear.bias)
-        bias = None if linear.bias is None else linear.bias.index_select(0, self._columns)
-        return F.linear(hidden, linear.weight.index_select(0, self._columns), bias)
+        parts = hidden.split([num_rows for num_rows, _ in self._blocks], dim=1)
+        outputs = [_linear_on(linear, part, columns) for part, (_, columns) in zip(parts, self._blocks)]
+        if not self._flat:
+            return outputs[0]
+        return torch.cat([output.flatten() for output in outputs])[None, None]
+
+
+def _linear_on(linear: nn.Linear, hidden: Tensor, columns: Tensor | None) -> Tensor:
+    if columns is None:
+        return F.linear(hidden, linear.weight, linear.bias)
+    bias = None if linear.bias is None else linear.bias.index_select(0, columns)
+    return F.linear(hidden, linear.weight.index_select(0, columns), bias)

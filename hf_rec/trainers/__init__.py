@@ -1,0 +1,1 @@
+"""Trainers: each method a `*_config.py` and a `*_trainer.py` over one thin base on `transformers.Trainer`."""

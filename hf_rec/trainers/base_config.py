@@ -1,0 +1,34 @@
+"""What the arguments of every trainer here share."""
+
+from dataclasses import dataclass
+
+from transformers import TrainingArguments
+
+from hf_rec.fields import check_field_types
+
+
+@dataclass
+class RecommenderConfig(TrainingArguments):
+    """
+    [`~transformers.TrainingArguments`] with strict types for our own fields, and without arguments that our losses would
+    ignore.
+    """
+
+    def __post_init__(self):
+        for owner in type(self).__mro__:
+            if owner is RecommenderConfig:
+                break
+            check_field_types(self, owner)
+        # Trainer takes a larger value for better unless the name ends in "loss"
+        if self.greater_is_better is None and self.metric_for_best_model in ("nll", "eval_nll"):
+            self.greater_is_better = False
+        super().__post_init__()
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"`label_smoothing_factor` must be 0, got {self.label_smoothing_factor}: the loss of this trainer has "
+                "no label smoothing and would ignore it."
+            )
+        if self.use_liger_kernel:
+            raise ValueError(
+                "`use_liger_kernel` must be False: it replaces the loss inside the model, which this trainer does not use."
+            )
