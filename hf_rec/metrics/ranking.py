@@ -2,8 +2,8 @@
 Hit rate, NDCG and MRR of one target item a row, averaged over tied places.
 
 A rank is kept as two counts: `better`, the other items with a higher score, and `tied`, the other items with the same
-score. The target is then equally likely at each of the places `better .. better + tied`, and every metric is its expected
-value under such a random order: a scorer that gives 100 items the same score has HR@10 = 0.10, neither 1 nor 0.
+score. The target is then equally likely at each of the places `better .. better + tied`, and every metric is its
+expected value under such a random order: a scorer that gives 100 items the same score has HR@10 = 0.10, not 1 or 0.
 
 Shapes: `U` rows (users), `N` items, `K` listed items. Places count from 0.
 """
@@ -52,9 +52,9 @@ def list_bounds(item_ids, scores, target) -> tuple[np.ndarray, np.ndarray]:
     """
     The bounds of [`rank_bounds`] where only the best items of each row are known.
 
-    A target that is not in its list has `better = NOT_LISTED` (2**31 - 1) and `tied = 0`, a miss for every k; so has one
-    whose score is `NaN` or `-inf`. Ties are seen inside the list alone: where the list ends within a tie, extend it
-    before the call.
+    A target that is not in its list has `better = NOT_LISTED` (2**31 - 1) and `tied = 0`, a miss for every k; so has a
+    target whose score is `NaN` or `-inf`. Ties are seen inside the list alone: where the list ends within a tie,
+    extend it before the call.
 
     Args:
         item_ids (`Sequence` of `U` sequences):
@@ -147,7 +147,7 @@ def _check_k(k: int) -> int:
 
 
 def _mean_gain(gains: np.ndarray, better, tied) -> np.ndarray:
-    """Mean of `gains` (0 past their end) over places `better .. better + tied`, by differences of their running sum."""
+    """Mean of `gains` (0 past their end) over places `better .. better + tied`: a difference of their running sum."""
     better, tied = np.asarray(better, dtype=np.int64), np.asarray(tied, dtype=np.int64)
     if better.size and (better.min() < 0 or tied.min() < 0):
         raise ValueError(
