@@ -1,0 +1,87 @@
+"""The project's own promises: light imports, two commands, documents whose links and paths exist."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import hf_rec
+
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/**/*.md", "recipes/**/*.md", "hf_rec/**/*.md") for path in ROOT.glob(pattern)
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+# `recipes/msl.py`, `docs/results/`, `accelerate_configs/cpu.yaml`: a path of the repository in backticks or a command
+PATH = re.compile(r"(?<![\w/.-])((?:accelerate_configs|benchmarks|docs|hf_rec|recipes|tests)/[\w./-]*[\w/])")
+
+
+def bash_blocks(text: str) -> list[str]:
+    return [block.strip() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_the_readme_begins_with_the_two_commands():
+    assert bash_blocks((ROOT / "README.md").read_text())[:2] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_paths_of_documents_exist(document):
+    text = document.read_text()
+    targets = [target.split("#")[0] for target in LINK.findall(text) if "://" not in target]
+    missing = [target for target in targets if target and not (document.parent / target).exists()]
+    missing += [path for path in PATH.findall(text) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_every_make_target_of_the_documents_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        for line in re.findall(r"^make ([a-z ]+)$", document.read_text(), re.MULTILINE):
+            assert set(line.split()) <= targets
+
+
+def test_importing_the_package_loads_no_torch_and_is_quick():
+    code = (
+        "import sys, time; start = time.perf_counter(); import hf_rec; took = time.perf_counter() - start; "
+        "print(took, [m for m in ('torch', 'transformers', 'numpy', 'datasets') if m in sys.modules])"
+    )
+    took, modules = run_python(code).split(" ", 1)
+    assert modules.strip() == "[]"
+    assert float(took) < 0.3
+
+
+def test_public_names_are_listed_and_unknown_ones_are_refused():
+    assert set(hf_rec.__all__) == set(hf_rec._MODULES) <= set(dir(hf_rec))
+    with pytest.raises(AttributeError, match="NoSuchName"):
+        hf_rec.NoSuchName  # noqa: B018
+
+
+@pytest.mark.slow
+def test_public_names_load():
+    assert run_python("import hf_rec; print(all(getattr(hf_rec, name) for name in hf_rec.__all__))").strip() == "True"
+
+
+def test_constraints_name_exact_versions_of_every_dependency_but_torch():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = {re.split(r"[<>=\[]", item)[0].lower().replace("_", "-") for group in groups for item in group}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    assert wanted - {"hf-rec", "torch"} == pinned
+    assert re.search(r"^TORCH \?= torch==\d", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_launch_config_starts_with_its_launch_line():
+    configs = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+    assert [path.stem for path in configs] == ["cpu", "cpu_2", "multi_gpu", "single_gpu", "zero2", "zero3"]
+    for path in configs:
+        assert path.read_text().startswith(f"# accelerate launch --config_file accelerate_configs/{path.name} ")
