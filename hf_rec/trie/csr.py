@@ -1,0 +1,204 @@
+"""
+The item trie as flat integer tensors, for training and search on any device.
+
+Nodes are numbered breadth first from the root, 0. The children of a node are contiguous and sorted by token, so edge
+`e` leads to node `e + 1`, and node `n` owns the edges `ptr[n] .. ptr[n + 1] - 1`. Leaves are numbered in sorted path
+order, so the leaves below a node are `first_leaf .. first_leaf + num_leaves - 1`.
+
+Shapes: N queried nodes · C most children of any of them · E all their children · M nodes · L leaves · R item rows.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_rec.columns import DEAD_NODE
+
+
+NO_CHILD = -1  # filler in `children`; real token ids start at 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrieCSR:
+    """
+    Item trie in compressed sparse rows; get one from [`ItemTrie.csr`]. Every tensor is int64 and on one device.
+
+    A dead node (`-1`, the result of a step that the trie does not have) has no children and stays dead.
+
+    Attributes:
+        ptr (`torch.Tensor` of shape `(M + 1,)`): First edge of each node.
+        tokens (`torch.Tensor` of shape `(M - 1,)`): Token id on each edge.
+        edge_keys (`torch.Tensor` of shape `(M - 1,)`): `parent * vocab_size + token` of each edge, ascending.
+        num_children (`torch.Tensor` of shape `(M,)`): Number of tokens that may follow each node.
+        num_leaves (`torch.Tensor` of shape `(M,)`): Number of leaves at or below each node.
+        first_leaf (`torch.Tensor` of shape `(M,)`): Smallest leaf id at or below each node.
+        depth (`torch.Tensor` of shape `(M,)`): Tokens between the root and each node.
+        leaf_ptr (`torch.Tensor` of shape `(L + 1,)`): First entry of each leaf in `leaf_rows`.
+        leaf_rows (`torch.Tensor` of shape `(R,)`): Item rows, sorted within each leaf.
+        vocab_size (`int`): Largest token id in the trie, plus 1.
+        max_depth (`int`): Tokens of the longest path.
+        max_children (`int`): Most children of any node.
+    """
+
+    ptr: Tensor
+    tokens: Tensor
+    edge_keys: Tensor
+    num_children: Tensor
+    num_leaves: Tensor
+    first_leaf: Tensor
+    depth: Tensor
+    leaf_ptr: Tensor
+    leaf_rows: Tensor
+    vocab_size: int
+    max_depth: int
+    max_children: int
+
+    root = 0
+
+    @classmethod
+    def from_arrays(cls, ptr: np.ndarray, tokens: np.ndarray, leaf_ptr: np.ndarray, leaf_rows: np.ndarray):
+        """Derive the per-node tensors from the four arrays that a trie file stores, on the CPU."""
+        ptr, tokens = ptr.astype(np.int64), tokens.astype(np.int64)
+        num_children = np.diff(ptr)
+        num_leaves, first_leaf, depth = leaf_spans(ptr)
+        vocab_size = int(tokens.max()) + 1
+        edge_keys = np.repeat(np.arange(len(num_children)) * vocab_size, num_children) + tokens
+        return cls(
+            *(torch.from_numpy(x) for x in (ptr, tokens, edge_keys, num_children, num_leaves, first_leaf, depth)),
+            *(torch.from_numpy(x.astype(np.int64)) for x in (leaf_ptr, leaf_rows)),
+            vocab_size=vocab_size,
+            max_depth=int(depth.max()),
+            max_children=int(num_children.max()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.leaf_ptr) - 1
+
+    def __repr__(self) -> str:
+        return (
+            f"TrieCSR(leaves={len(self)}, nodes={len(self.depth)}, max_depth={self.max_depth}, "
+            f"max_children={self.max_children}, device={str(self.device)!r})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.ptr.device
+
+    def to(self, device: str | torch.device) -> "TrieCSR":
+        """The same trie on `device`; `self` where it is there already."""
+        if self.device == torch.empty(0, device=device).device:
+            return self
+        values = (getattr(self, field.name) for field in fields(self))
+        return TrieCSR(*(value.to(device) if isinstance(value, Tensor) else value for value in values))
+
+    def children(self, nodes: Tensor) -> Tensor:
+        """
+        Tokens that may follow each node.
+
+        Args:
+            nodes (`torch.LongTensor` of shape `(N,)`): Node ids, `-1` for a dead one.
+
+        Returns:
+            `torch.LongTensor` of shape `(N, C)`: Ascending token ids, short rows filled with `-1`; C is at least 1.
+        """
+        counts, starts = self._edge_ranges(nodes)
+        columns = torch.arange(max(1, int(counts.max())) if counts.numel() else 1, device=self.device)
+        edges = (starts[:, None] + columns).clamp(max=len(self.tokens) - 1)
+        return self.tokens[edges].masked_fill(columns >= counts[:, None], NO_CHILD)
+
+    def children_flat(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Tokens that may follow each node, without filler: node `nodes[i]` has `tokens[offsets[i]:offsets[i + 1]]`.
+
+        Args:
+            nodes (`torch.LongTensor` of shape `(N,)`): Node ids, `-1` for a dead one.
+
+        Returns:
+            `tuple[torch.LongTensor, torch.LongTensor]`: `tokens` of shape `(E,)`, ascending within each node, and
+            `offsets` of shape `(N + 1,)`.
+        """
+        counts, starts = self._edge_ranges(nodes)
+        offsets = torch.zeros(len(counts) + 1, dtype=torch.long, device=self.device)
+        torch.cumsum(counts, 0, out=offsets[1:])
+        total = int(offsets[-1])
+        shift = torch.repeat_interleave(starts - offsets[:-1], counts, output_size=total)
+        return self.tokens[torch.arange(total, device=self.device) + shift], offsets
+
+    def step(self, nodes: Tensor, tokens: Tensor) -> Tensor:
+        """
+        Follow one token from each node.
+
+        Args:
+            nodes (`torch.LongTensor` of any shape): Node ids, `-1` for a dead one.
+            tokens (`torch.LongTensor` of the same shape): Any integers; one that is no child leads to a dead node.
+
+        Returns:
+            `torch.LongTensor` of the same shape: Node ids, `-1` where the trie has no such child.
+        """
+        keys = nodes * self.vocab_size + tokens
+        edges = torch.searchsorted(self.edge_keys, keys).clamp_(max=len(self.edge_keys) - 1)
+        # A token outside the vocabulary would alias an edge of a neighbouring node.
+        found = (self.edge_keys[edges] == keys) & (nodes >= 0) & (tokens >= 0) & (tokens < self.vocab_size)
+        return torch.where(found, edges + 1, DEAD_NODE)
+
+    def leaf(self, nodes: Tensor) -> Tensor:
+        """Leaf id of each node (`torch.LongTensor` of any shape); `-1` where a path does not end there."""
+        alive = nodes.clamp(min=0)
+        return torch.where((nodes >= 0) & (self.num_children[alive] == 0), self.first_leaf[alive], -1)
+
+    def items(self, leaf: int) -> list[int]:
+        """Item rows of one leaf, ascending: more than one where items share a token path."""
+        if not 0 <= leaf < len(self):
+            raise ValueError(f"`leaf` must be between 0 and {len(self) - 1}, got {leaf}.")
+        return self.leaf_rows[self.leaf_ptr[leaf] : self.leaf_ptr[leaf + 1]].tolist()
+
+    def row_leaf(self, num_rows: int) -> Tensor:
+        """Leaf id of each item row (`torch.LongTensor` of shape `(num_rows,)`); `-1` for a row outside the trie."""
+        largest = int(self.leaf_rows.max())
+        if num_rows <= largest:
+            raise ValueError(f"`num_rows` must be greater than the trie's largest row, {largest}, got {num_rows}.")
+        leaves = torch.full((num_rows,), -1, dtype=torch.long, device=self.device)
+        leaves[self.leaf_rows] = torch.repeat_interleave(
+            torch.arange(len(self), device=self.device), self.leaf_ptr.diff(), output_size=len(self.leaf_rows)
+        )
+        return leaves
+
+    def _edge_ranges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Number of edges and first edge of each node; none for a dead node."""
+        alive = nodes.clamp(min=0)
+        return self.num_children[alive].masked_fill(nodes < 0, 0), self.ptr[alive]
+
+
+def leaf_spans(ptr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Number of leaves below each node, smallest leaf id below it, and its depth, for nodes numbered breadth first.
+
+    Args:
+        ptr (`np.ndarray` of shape `(M + 1,)`): First edge of each node.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: `num_leaves`, `first_leaf` and `depth`, int64 of shape `(M,)`.
+    """
+    bounds = [0, 1]  # nodes bounds[d] .. bounds[d + 1] - 1 have depth d
+    while ptr[bounds[-1]] > ptr[bounds[-2]]:
+        bounds.append(int(ptr[bounds[-1]]) + 1)
+    levels = list(zip(bounds[:-1], bounds[1:], strict=True))
+    num_children = np.diff(ptr)
+    num_leaves = (num_children == 0).astype(np.int64)
+    first_leaf = np.zeros_like(num_leaves)
+    for start, stop in reversed(levels[:-1]):
+        before = _leaves_before(num_leaves, ptr, start, stop)
+        edges = ptr[start : stop + 1] - ptr[start]
+        num_leaves[start:stop] += before[edges[1:]] - before[edges[:-1]]
+    for start, stop in levels[:-1]:
+        before = _leaves_before(num_leaves, ptr, start, stop)
+        shift = first_leaf[start:stop] - before[ptr[start:stop] - ptr[start]]
+        first_leaf[stop : stop + len(before) - 1] = before[:-1] + np.repeat(shift, num_children[start:stop])
+    return num_leaves, first_leaf, np.repeat(np.arange(len(levels)), np.diff(bounds))
+
+
+def _leaves_before(num_leaves: np.ndarray, ptr: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Running sum of the leaves below the children of the nodes `start .. stop - 1`, which are `stop` and on."""
+    return np.concatenate([[0], np.cumsum(num_leaves[stop : int(ptr[stop]) + 1])])
