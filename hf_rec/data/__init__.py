@@ -1,0 +1,1 @@
+"""From raw files to split rows, prompts and batches; no model code."""

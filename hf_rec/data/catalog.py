@@ -1,0 +1,347 @@
+"""
+The catalog: raw item id <-> row (`0 .. N-1`) <-> title, text and attributes.
+
+Item text is data from strangers. It is cleaned once, here, by a stated policy that is counted in [`Catalog.report`];
+the string as published is kept beside it.
+"""
+
+import hashlib
+import html
+import json
+import math
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_rec.columns import ITEM_ID, TITLE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMAT = "hf_rec.catalog"
+FORMAT_VERSION = 1
+ORIGINAL_TITLE = "original_title"
+
+# Only entities that end in a semicolon: `html.unescape` alone would read "Black&notes" as "Black¬es".
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+# Only names that are HTML markup in practice: "I <3 You", "<s>" and "<|endoftext|>" are text.
+_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|h[1-6]|head|hr|html|i|img|input|li|link"
+    r"|meta|ol|p|pre|small|span|strong|sub|sup|table|tbody|td|th|tr|tt|u|ul)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_SCRIPT = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+
+
+def unescape_html(text: str) -> str:
+    """`text` with HTML entities resolved, also where they were escaped twice (`&amp;quot;`)."""
+    for _ in range(3):
+        unescaped = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
+        if unescaped == text:
+            break
+        text = unescaped
+    return text
+
+
+def clean_title(title: str) -> str:
+    """
+    `title` as one line of plain text: HTML unescaped, tags stripped, whitespace collapsed, control characters removed.
+
+    Format characters (right-to-left marks, joiners of emoji) stay: they are part of the text.
+    """
+    text = unescape_html(title)
+    if "<" in text:
+        text = _TAG.sub(" ", _SCRIPT.sub(" ", text))
+    text = " ".join(text.split())
+    if not text.isprintable():
+        text = "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs"))
+        text = " ".join(text.split())
+    return text
+
+
+def is_missing(value: Any) -> bool:
+    """Whether `value` stands for "no value": `None` or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+class Catalog:
+    """
+    All items of a data set, in a fixed order. Everything after the sources speaks of items by row; raw ids live here.
+
+    Make one with [`Catalog.from_records`], [`Catalog.from_dataset`] or [`Catalog.load`].
+
+    Attributes:
+        ids (`list[str | int]`): Raw item ids in row order, unique, in the type they came in.
+        titles (`list[str | None]` or `None`): Cleaned titles; `None` for an item whose title is missing, `""` where
+            nothing is left of it. The whole list is `None` where no item has a title.
+        original_titles (`list[str | None]` or `None`): The titles as published.
+        attributes (`list[dict]`): Whatever else the records held, as JSON values.
+    """
+
+    def __init__(self, ids: list[str | int], original_titles: list[str | None] | None, attributes: list[dict]):
+        self.ids = ids
+        self.original_titles = original_titles
+        self.titles = None
+        if original_titles is not None:
+            self.titles = [None if title is None else clean_title(title) for title in original_titles]
+        self.attributes = attributes
+        self._rows: dict[str | int, int] = {}
+        for row, item_id in enumerate(ids):
+            if self._rows.setdefault(item_id, row) != row:
+                raise ValueError(
+                    f"`item_id` {item_id!r} stands in records {self._rows[item_id]} and {row}. Ids must be unique: "
+                    "drop or merge the repeated records first."
+                )
+
+    @classmethod
+    def from_records(cls, records: Iterable[dict[str, Any]]) -> "Catalog":
+        """
+        Build a catalog from dictionaries, one an item.
+
+        Args:
+            records (iterable of `dict`):
+                Each with `"item_id"` (`str` or `int`), optionally `"title"` (`str`; a number is spelled out; `None`,
+                NaN and an absent key mean missing). Every other key becomes an attribute, whose value must be JSON.
+
+        Returns:
+            [`Catalog`]: Row `i` is record `i`.
+        """
+        ids, titles, attributes = [], [], []
+        for row, record in enumerate(records):
+            if ITEM_ID not in record:
+                raise ValueError(
+                    f"`records[{row}]` has no key {ITEM_ID!r}; it has {sorted(map(str, record))}. Each needs one."
+                )
+            item_id = _check_id(record[ITEM_ID], row)
+            ids.append(item_id)
+            titles.append(_check_title(record.get(TITLE), item_id))
+            extra = {key: value for key, value in record.items() if key not in (ITEM_ID, TITLE)}
+            attributes.append({str(key): _to_json(value, item_id, key) for key, value in extra.items()})
+        has_titles = any(title is not None for title in titles)
+        return cls(ids, titles if has_titles else None, attributes)
+
+    @classmethod
+    def from_dataset(cls, dataset: "Dataset", id_column: str = ITEM_ID, title_column: str | None = None) -> "Catalog":
+        """
+        Build a catalog from a table of items.
+
+        Args:
+            dataset (`datasets.Dataset`): One row an item.
+            id_column (`str`, *optional*, defaults to `"item_id"`): Column of the raw ids.
+            title_column (`str`, *optional*): Column of the titles. Without it the catalog has no titles.
+        """
+        for argument, column in (("id_column", id_column), ("title_column", title_column)):
+            if column is not None and column not in dataset.column_names:
+                raise ValueError(f"`{argument}` is {column!r}, but the data set has columns {dataset.column_names}.")
+        names = {id_column: ITEM_ID} | ({title_column: TITLE} if title_column is not None else {})
+        reserved = {ITEM_ID, TITLE} - set(names)
+        return cls.from_records(
+            {names.get(key, key): value for key, value in record.items() if key not in reserved or key in names}
+            for record in dataset
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Catalog(items={len(self)}, titles={'no' if self.titles is None else 'yes'})"
+
+    def row(self, raw_id: str | int) -> int:
+        """Row of a raw id. Either spelling of a number finds it: `"12"` finds `12`, unless `"12"` is an id itself."""
+        try:
+            row = self._rows.get(raw_id)
+        except TypeError:
+            row = None
+        if row is None:
+            row = self._rows_by_spelling.get(str(raw_id))
+        if row is None:
+            raise ValueError(
+                f"Item {raw_id!r} is not among the {len(self)} items of the catalog. Give a raw item id (first ones: "
+                f"{self.ids[:3]}), or look a title up with `find_title`."
+            )
+        return row
+
+    def rows(self, raw_ids: Iterable[str | int]) -> list[int]:
+        """Rows of several raw ids, in their order."""
+        return [self.row(raw_id) for raw_id in raw_ids]
+
+    def find_title(self, title: str) -> list[int]:
+        """
+        Rows of all items with this title, lowest first; `[]` where there is none.
+
+        The title is cleaned like those of the catalog; if no item has it letter for letter, case is ignored.
+        """
+        title = clean_title(title)
+        exact, folded = self._rows_by_title
+        return list(exact.get(title) or folded.get(title.casefold(), ()))
+
+    def text(self, row: int) -> str:
+        """What an item is called in prompts: its title, or a name made of its id where it has none. Never empty."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"`row` must be in 0..{len(self) - 1}, got {row}.")
+        if self.titles is None:
+            return f"item {clean_title(str(self.ids[row]))}"
+        return self.titles[row] or f"untitled item {clean_title(str(self.ids[row]))}"
+
+    def subset(self, rows: Sequence[int]) -> "Catalog":
+        """A catalog of the given rows, in the given order."""
+        titles = None
+        if self.original_titles is not None:
+            titles = [self.original_titles[row] for row in rows]
+        return Catalog([self.ids[row] for row in rows], titles, [self.attributes[row] for row in rows])
+
+    def report(self) -> dict[str, int]:
+        """
+        Counts of what the titles are like.
+
+        Returns:
+            `dict[str, int]`: `items`; `missing_titles` (`None`), `empty_titles` (nothing left after cleaning),
+            `unique_titles`, `duplicate_titles` (items that share their title with another), `html_escaped_titles`,
+            `cleaned_titles` (changed in any way), `longest_title` (characters).
+        """
+        titles, originals = self.titles or [None] * len(self), self.original_titles or [None] * len(self)
+        counts = Counter(title for title in titles if title is not None)
+        pairs = [(title, original) for title, original in zip(titles, originals, strict=True) if original is not None]
+        return {
+            "items": len(self),
+            "missing_titles": len(self) - len(pairs),
+            "empty_titles": counts[""],
+            "unique_titles": len(counts),
+            "duplicate_titles": sum(count for count in counts.values() if count > 1),
+            "html_escaped_titles": sum(unescape_html(original) != original for _, original in pairs),
+            "cleaned_titles": sum(title != original for title, original in pairs),
+            "longest_title": max(map(len, counts), default=0),
+        }
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of ids and cleaned titles in row order; attributes do not count."""
+        digest = hashlib.sha256()
+        for row, item_id in enumerate(self.ids):
+            title = None if self.titles is None else self.titles[row]
+            digest.update(json.dumps([item_id, title]).encode("ascii") + b"\n")
+        return digest.hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write `catalog.jsonl` (one item a line) and `catalog.json` (format, counts, hashes) into `directory`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        partial = directory / "catalog.jsonl.partial"
+        with open(partial, "wb") as file:
+            for row, item_id in enumerate(self.ids):
+                record = {ITEM_ID: item_id}
+                if self.titles is not None:
+                    record[TITLE] = self.titles[row]
+                    if self.original_titles[row] != self.titles[row]:
+                        record[ORIGINAL_TITLE] = self.original_titles[row]
+                if self.attributes[row]:
+                    record["attributes"] = self.attributes[row]
+                line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+                digest.update(line)
+                file.write(line)
+        header = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "counts": self.report(),
+            "sha256": self.sha256,
+            "file_sha256": digest.hexdigest(),
+        }
+        os.replace(partial, directory / "catalog.jsonl")
+        header_partial = directory / "catalog.json.partial"
+        header_partial.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+        os.replace(header_partial, directory / "catalog.json")
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Catalog":
+        """Read what [`~Catalog.save`] wrote; a `ValueError` says so where the files do not belong together."""
+        directory = Path(directory)
+        for name in ("catalog.json", "catalog.jsonl"):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(f"{directory} holds no {name}. Give a folder written by `Catalog.save`.")
+        try:
+            header = json.loads((directory / "catalog.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{directory / 'catalog.json'} is not JSON ({error}). Save the catalog again.") from error
+        if header.get("format") != FORMAT or header.get("version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{directory / 'catalog.json'} has format {header.get('format')!r}, version {header.get('version')!r}"
+                f"; this code reads {FORMAT!r}, version {FORMAT_VERSION}. Save the catalog again."
+            )
+        content = (directory / "catalog.jsonl").read_bytes()
+        if hashlib.sha256(content).hexdigest() != header["file_sha256"]:
+            raise ValueError(
+                f"{directory / 'catalog.jsonl'} does not match the hash in catalog.json: it was cut short, edited, or "
+                "comes from another catalog. Save the catalog again."
+            )
+        records = [json.loads(line) for line in content.decode("utf-8", "surrogatepass").split("\n")[:-1]]
+        has_titles = any(record.get(TITLE) is not None for record in records)
+        titles = [record.get(ORIGINAL_TITLE, record.get(TITLE)) for record in records] if has_titles else None
+        catalog = cls(
+            [record[ITEM_ID] for record in records], titles, [record.get("attributes", {}) for record in records]
+        )
+        if catalog.sha256 != header["sha256"]:
+            raise ValueError(
+                f"The ids and titles in {directory} do not match the hash in catalog.json; they were cleaned by "
+                "another version. Save the catalog again."
+            )
+        return catalog
+
+    @cached_property
+    def _rows_by_spelling(self) -> dict[str, int]:
+        return {str(item_id): row for row, item_id in enumerate(self.ids)}
+
+    @cached_property
+    def _rows_by_title(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        exact, folded = {}, {}
+        for row, title in enumerate(self.titles or ()):
+            if title:
+                exact.setdefault(title, []).append(row)
+                folded.setdefault(title.casefold(), []).append(row)
+        return exact, folded
+
+
+def _check_id(value: Any, row: int) -> str | int:
+    if hasattr(value, "item") and not isinstance(value, str):  # a numpy scalar
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ValueError(
+            f"`records[{row}]` has `{ITEM_ID}` {value!r} ({type(value).__name__}). An id must be a non-empty `str` or "
+            "an `int`; drop items without one."
+        )
+    return value
+
+
+def _check_title(value: Any, item_id: str | int) -> str | None:
+    if is_missing(value):
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"`title` of item {item_id!r} must be text, got {value!r} ({type(value).__name__}).")
+    return str(value)
+
+
+def _to_json(value: Any, item_id: str | int, key: Any) -> Any:
+    """`value` as plain JSON types; NaN and infinities, which JSON lacks, become `None`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, dict):
+        return {str(name): _to_json(entry, item_id, key) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(entry, item_id, key) for entry in value]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return _to_json(value.tolist(), item_id, key)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise ValueError(
+        f"Attribute {key!r} of item {item_id!r} is a {type(value).__name__}, which JSON cannot hold. "
+        "Convert or drop it."
+    )
