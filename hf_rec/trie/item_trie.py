@@ -2,7 +2,7 @@
 The catalog's item paths as a compact, memory-mapped file.
 
 A marisa-trie finds the leaf of a whole path; it cannot list children without walking a subtree, so the same paths are
-also kept as the arrays of [`TrieCSR`]. Both are made from one sorted set of paths and checked against each other at load.
+also kept as the arrays of [`TrieCSR`]. Both are made from one set of paths and checked against each other at load.
 """
 
 import hashlib
@@ -24,9 +24,10 @@ FORMAT = 1
 MARISA_FILE = "trie.marisa"
 ARRAYS_FILE = "trie.safetensors"
 INDEX_FILE = "trie.json"
+CSR_ARRAYS = ("ptr", "tokens", "leaf_ptr", "leaf_rows")
 MAX_TOKEN = 2**31 - 1
-# A path's key is its tokens as big-endian 4-byte integers: unlike characters they have no surrogates and no upper limit
-# below MAX_TOKEN, and `BinaryTrie`, unlike `BytesTrie`, does not stop at a zero byte.
+# A path's key is its tokens as big-endian 4-byte integers: unlike characters they have no surrogates and no limit below
+# MAX_TOKEN, and `BinaryTrie`, unlike `BytesTrie`, does not stop at a zero byte.
 TOKEN_BYTES = np.dtype(">u4")
 
 
@@ -103,9 +104,7 @@ class ItemTrie:
     def csr(self) -> TrieCSR:
         """The same trie as tensors on the CPU, for training and search; made once."""
         if self._csr is None:
-            self._csr = TrieCSR.from_arrays(
-                *(self._arrays[name] for name in ("ptr", "tokens", "leaf_ptr", "leaf_rows"))
-            )
+            self._csr = TrieCSR.from_arrays(*(self._arrays[name] for name in CSR_ARRAYS))
         return self._csr
 
     def verify(self) -> None:
@@ -122,7 +121,7 @@ class ItemTrie:
                 raise ValueError(f"Path {path.tolist()} is leaf {leaf} of the arrays, but not of {MARISA_FILE}.")
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write `trie.marisa`, `trie.safetensors` and, last, `trie.json` with their hashes; each appears as a whole."""
+        """Write `trie.marisa`, `trie.safetensors` and then `trie.json`, with their hashes; each file appears whole."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {MARISA_FILE: self._marisa.tobytes(), ARRAYS_FILE: save_safetensors(self._arrays)}
@@ -178,7 +177,7 @@ def _damaged(path: Path, reason: str) -> ValueError:
 def _content_hash(arrays: dict[str, np.ndarray]) -> str:
     """Hash of paths and rows, independent of how marisa numbers its keys."""
     digest = hashlib.sha256()
-    for name in ("ptr", "tokens", "leaf_ptr", "leaf_rows"):
+    for name in CSR_ARRAYS:
         digest.update(np.int64(len(arrays[name])).tobytes())
         digest.update(np.ascontiguousarray(arrays[name], dtype="<i4"))
     return digest.hexdigest()
@@ -255,8 +254,8 @@ def _check_no_prefix(ptr: np.ndarray, end_node: np.ndarray, rows: np.ndarray) ->
         node = ptr[node] + 1
     longer = rows[np.flatnonzero(end_node == node)[0]]
     raise ValueError(
-        f"`token_paths` of item row {rows[inner[0]]} is the beginning of that of item row {longer}. End every path with "
-        "a separator token that occurs nowhere else, as `Prompt.encode_items()` does."
+        f"`token_paths` of item row {rows[inner[0]]} is the beginning of that of item row {longer}. End every path "
+        "with a separator token that occurs nowhere else, as `Prompt.encode_items()` does."
     )
 
 

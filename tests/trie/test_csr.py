@@ -1,23 +1,29 @@
 """TrieCSR against a Python dictionary of prefixes."""
 
+import numpy as np
 import pytest
 import torch
 
 from hf_rec.trie import ItemTrie
-from tests.trie.test_item_trie import random_paths, rows_by_path
+
+
+def random_paths(seed, count=300):
+    rng = np.random.default_rng(seed)
+    return [[*rng.choice([1, 2, 3, 4], size=rng.integers(0, 6)).tolist(), 9] for _ in range(count)]
 
 
 @pytest.fixture(scope="module", params=range(3))
 def oracle(request):
     """A trie and, by walking it, the node of every prefix."""
     paths = random_paths(request.param)
+    rows = {path: [row for row, other in enumerate(paths) if tuple(other) == path] for path in map(tuple, paths)}
     csr = ItemTrie.build(paths).csr()
     nodes = {(): csr.root}
     for path in sorted(map(tuple, paths)):
         for length in range(len(path)):
             node = csr.step(torch.tensor([nodes[path[:length]]]), torch.tensor([path[length]]))
             nodes[path[: length + 1]] = int(node)
-    return csr, nodes, rows_by_path(paths, range(len(paths)))
+    return csr, nodes, rows
 
 
 def following(nodes, prefix):
