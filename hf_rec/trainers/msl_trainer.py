@@ -347,9 +347,10 @@ class MSLTrainer(RecommenderTrainer):
             tokenizer=self.processing_class,
         )
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_temperature(resume_from_checkpoint)
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)  # the one hook that every kind of resume passes through
+        if checkpoint is not None:
+            self._load_temperature(checkpoint)
 
     def _load_best_model(self):
         super()._load_best_model()

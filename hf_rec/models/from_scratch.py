@@ -1,0 +1,74 @@
+"""A small causal LM and its tokenizer, made from a catalog's titles: for experiments where no pretrained model is wanted."""
+
+from collections.abc import Iterable
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+
+def new_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """
+    Train a byte-level BPE tokenizer, which can write any text.
+
+    Args:
+        texts (iterable of `str`): What to learn from, such as the titles of a catalog.
+        vocab_size (`int`): Most tokens, at least 260: 256 bytes and a few special ones.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerFast`]: With `<|endoftext|>` as beginning and end, and `<|pad|>`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if vocab_size < 260:
+        raise ValueError(f"`vocab_size` must be at least 260 (256 bytes and special tokens), got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=special[0], bos_token=special[1], eos_token=special[1]
+    )
+
+
+def new_causal_lm(
+    tokenizer: PreTrainedTokenizerFast,
+    hidden_size: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    dropout: float = 0.2,
+    max_length: int = 512,
+    seed: int = 0,
+) -> GPT2LMHeadModel:
+    """
+    Build a GPT-2 with random weights.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): Gives the vocabulary and the special ids.
+        hidden_size (`int`), num_layers (`int`), num_heads (`int`): The size.
+        dropout (`float`, *optional*, defaults to `0.2`): Of embeddings, attention and residuals.
+        max_length (`int`, *optional*, defaults to `512`): Positions.
+        seed (`int`, *optional*, defaults to `0`): Of the weights; the global random state is left as it was.
+    """
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=hidden_size,
+        n_layer=num_layers,
+        n_head=num_heads,
+        n_positions=max_length,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        resid_pdrop=dropout,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config)
