@@ -1,4 +1,4 @@
-"""Small things that many tests share: a catalog of twelve films, a tokenizer trained on them, and tiny language models."""
+"""What many tests share: a catalog of twelve films, a tokenizer trained on them, and tiny language models."""
 
 import os
 
@@ -32,7 +32,7 @@ FILMS = [
 
 @pytest.fixture(scope="session")
 def tiny_catalog():
-    """Twelve films: one title is the beginning of another (0 of 1 and 2; 5 of 6), and rows 3 and 4 have the same one."""
+    """Twelve films. Title 0 is the beginning of 1 and 2, and 5 that of 6; rows 3 and 4 have the same one."""
     return Catalog.from_records([{"item_id": 100 + row, "title": title} for row, title in enumerate(FILMS)])
 
 

@@ -26,7 +26,7 @@ ARRAYS_FILE = "trie.safetensors"
 INDEX_FILE = "trie.json"
 CSR_ARRAYS = ("ptr", "tokens", "leaf_ptr", "leaf_rows")
 MAX_TOKEN = 2**31 - 1
-# A path's key is its tokens as big-endian 4-byte integers: unlike characters they have no surrogates and no limit below
+# A path's key is its tokens as big-endian 4-byte integers: unlike characters they have no surrogates and reach up to
 # MAX_TOKEN, and `BinaryTrie`, unlike `BytesTrie`, does not stop at a zero byte.
 TOKEN_BYTES = np.dtype(">u4")
 
