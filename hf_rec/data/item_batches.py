@@ -1,0 +1,223 @@
+"""
+Split rows as padded batches of catalog rows, for models that read item ids.
+
+The events of all rows stand end to end in one array; a batch is cut out of it by index arithmetic, with no Python loop over rows.
+Padding is on the left and as short as the batch allows.
+
+Shapes: B rows of a batch · S longest history of the batch. Padding is -1 in items and -100 in labels.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_rec.columns import HISTORY, IGNORE_INDEX, INPUT_IDS, LABELS, PADDING_ITEM, SEEN, SUPERVISE_FROM, TARGET
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LABEL_LAYOUTS = ("sequences", "prefixes", "masked")
+
+
+class ItemRows:
+    """
+    The events of split rows: history, then target.
+
+    Args:
+        histories (`list[np.ndarray]` or `tuple[np.ndarray, np.ndarray]`): Catalog rows, one array a row; or all of them end to end and
+            the number of each row.
+        targets (`np.ndarray` of shape `[R]`): Catalog row of each target.
+        supervise_from (`np.ndarray` of shape `[R]`, *optional*): Index of the first event that may be a label. Default: 1.
+        num_items (`int`, *optional*): Checks that all events lie in `0 .. num_items-1`.
+
+    Attributes:
+        events (`np.ndarray`): All events, row after row.
+        ends (`np.ndarray` of shape `[R]`): End of each row in `events`; its last event is the target.
+    """
+
+    def __init__(self, histories, targets, supervise_from=None, num_items: int | None = None):
+        if isinstance(histories, list):
+            lengths = np.array([len(history) for history in histories], dtype=np.int64)
+            values = np.concatenate([*histories, np.empty(0, np.int64)]).astype(np.int64)
+        else:
+            values, lengths = histories
+        self.ends = np.cumsum(lengths + 1)
+        self.starts = self.ends - lengths - 1
+        is_target = np.zeros(len(values) + len(lengths), dtype=bool)
+        is_target[self.ends - 1] = True
+        self.events = np.empty(len(is_target), dtype=np.int64)
+        self.events[is_target] = targets
+        self.events[~is_target] = values
+        first = np.ones(len(lengths), dtype=np.int64) if supervise_from is None else np.asarray(supervise_from, np.int64)
+        self.label_starts = self.starts + first.clip(min=1)  # the first event of a row has nothing to be predicted from
+        if num_items is not None:
+            self._check_items(num_items)
+
+    @classmethod
+    def from_dataset(cls, dataset: "Dataset", num_items: int | None = None) -> "ItemRows":
+        """Reads the columns `history`, `target` and, where present, `supervise_from` of a split, without Python lists."""
+        missing = [name for name in (HISTORY, TARGET) if name not in dataset.column_names]
+        if missing:
+            raise ValueError(
+                f"The dataset lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{name}`' for name in missing)}; it has "
+                f"{', '.join(dataset.column_names)}. Make splits with `hf-rec prepare`."
+            )
+        names = [HISTORY, TARGET] + [SUPERVISE_FROM] * (SUPERVISE_FROM in dataset.column_names)
+        table = dataset.select_columns(names).with_format("arrow")[:]
+        histories = table[HISTORY].combine_chunks()
+        supervise_from = table[SUPERVISE_FROM].to_numpy() if SUPERVISE_FROM in names else None
+        values, lengths = histories.flatten().to_numpy(), histories.value_lengths().to_numpy()
+        return cls((values, lengths.astype(np.int64)), table[TARGET].to_numpy(), supervise_from, num_items)
+
+    @classmethod
+    def from_rows(cls, rows: list[dict], num_items: int | None = None) -> "ItemRows":
+        """The same from a list of rows, as a stream gives them."""
+        histories = [np.asarray(row[HISTORY], dtype=np.int64) for row in rows]
+        supervise_from = [row.get(SUPERVISE_FROM, 1) for row in rows]
+        return cls(histories, np.array([row[TARGET] for row in rows], dtype=np.int64), supervise_from, num_items)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def item_counts(self, num_items: int) -> np.ndarray:
+        """How often each item occurs as an event, shape `[num_items]`."""
+        return np.bincount(self.events, minlength=num_items)
+
+    def _check_items(self, num_items: int) -> None:
+        wrong = np.flatnonzero((self.events < 0) | (self.events >= num_items))
+        if len(wrong):
+            row = int(np.searchsorted(self.ends, wrong[0], side="right"))
+            raise ValueError(
+                f"Row {row} of the dataset has the item {self.events[wrong[0]]}, but the model knows the items 0..{num_items - 1}. "
+                "Were the splits made with another catalog?"
+            )
+
+
+class TrainingBatches:
+    """
+    Batches of a training split; a map-style dataset whose `__getitems__` gives a whole batch.
+
+    Args:
+        rows ([`ItemRows`]): The split.
+        max_length (`int`): Events that the model reads.
+        layout (`str`): What a sample is. `"sequences"`: a row, each of whose events is predicted from those before it. `"prefixes"`:
+            a label, predicted from all before it. `"masked"`: a row with its target, to be masked later.
+        last_only (`bool`, *optional*, defaults to `False`): Only the target of a row is a label.
+
+    Attributes:
+        num_labels (`int`): Labels of the split.
+        num_dropped_events (`int`): Events older than the newest that fit, over all rows.
+        num_dropped_rows (`int`): Rows without a label: a single event and nothing to predict it from.
+    """
+
+    def __init__(self, rows: ItemRows, max_length: int, layout: str, last_only: bool = False):
+        if layout not in LABEL_LAYOUTS:
+            raise ValueError(f"`layout` must be one of {', '.join(LABEL_LAYOUTS)}, got {layout!r}.")
+        self.events = rows.events
+        self.max_length = max_length
+        self.layout = layout
+        label_starts = np.maximum(rows.label_starts, rows.ends - 1) if last_only else rows.label_starts
+        window = max_length if layout == "masked" else max_length + 1
+        starts = np.maximum(rows.starts, rows.ends - window)
+        self.num_dropped_events = int((starts - rows.starts).sum())
+        if layout == "prefixes":
+            counts = (rows.ends - label_starts).clip(min=0)
+            first = np.repeat(label_starts - (counts.cumsum() - counts), counts)
+            self.ends = first + np.arange(counts.sum()) + 1  # one past the label
+            self.starts = np.maximum(np.repeat(rows.starts, counts), self.ends - window)
+            self.label_starts = self.ends - 1
+            self.num_labels = len(self.ends)
+            self.num_dropped_rows = int((counts == 0).sum())
+            self.num_dropped_events = int((np.repeat(rows.starts, counts) < self.starts).sum())
+            return
+        label_starts = np.maximum(label_starts, starts + (layout != "masked"))
+        kept = label_starts < rows.ends
+        self.starts, self.ends, self.label_starts = starts[kept], rows.ends[kept], label_starts[kept]
+        self.num_labels = int((self.ends - self.label_starts).sum())
+        self.num_dropped_rows = int((~kept).sum())
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices) -> dict[str, np.ndarray]:
+        """`input_ids` `[B, S]` and `labels`: `[B, S]`, or `[B, 1]` for prefixes."""
+        indices = np.asarray(indices, dtype=np.int64)
+        starts, ends, label_starts = self.starts[indices], self.ends[indices], self.label_starts[indices]
+        shift = 0 if self.layout == "masked" else 1
+        place = _left_padded(starts, ends - shift)
+        input_ids = np.where(place >= starts[:, None], self.events[place.clip(min=0)], PADDING_ITEM)
+        if self.layout == "prefixes":
+            return {INPUT_IDS: input_ids, LABELS: self.events[ends - 1][:, None]}
+        place += shift
+        labelled = place >= label_starts[:, None]
+        return {INPUT_IDS: input_ids, LABELS: np.where(labelled, self.events[place.clip(min=0)], IGNORE_INDEX)}
+
+
+class EvaluationBatches:
+    """
+    Batches of a split to rank: a map-style dataset whose `__getitems__` gives a whole batch.
+
+    Args:
+        rows ([`ItemRows`]): The split.
+        max_length (`int`): Events that the model reads; the newest of each history are given.
+    """
+
+    def __init__(self, rows: ItemRows, max_length: int):
+        self.rows = rows
+        self.max_length = max_length
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices) -> dict[str, np.ndarray]:
+        """`input_ids` `[B, S]`, `target` `[B]`, and `seen` `[B, H]`: the whole histories, left padded with -1."""
+        indices = np.asarray(indices, dtype=np.int64)
+        starts, ends = self.rows.starts[indices], self.rows.ends[indices]
+        place = _left_padded(starts, ends - 1)
+        seen = np.where(place >= starts[:, None], self.rows.events[place.clip(min=0)], PADDING_ITEM)
+        return {INPUT_IDS: seen[:, -self.max_length :], TARGET: self.rows.events[ends - 1], SEEN: seen}
+
+
+def _left_padded(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Indices `[B, S]` whose last column is the one before `ends`; indices below `starts` are padding."""
+    longest = max(int((ends - starts).max(initial=0)), 1)
+    return ends[:, None] - np.arange(longest, 0, -1)
+
+
+class ItemCollator:
+    """
+    Batches of [`TrainingBatches`] and [`EvaluationBatches`] as tensors. Also takes a list of split rows, as a stream gives them.
+
+    Args:
+        max_length (`int`): Events that the model reads.
+        num_items (`int`): Items of the catalog.
+        layout (`str`): `"ranking"`, or one of the layouts of [`TrainingBatches`].
+        last_only (`bool`, *optional*, defaults to `False`): Only the target of a row is a label.
+    """
+
+    def __init__(self, max_length: int, num_items: int, layout: str, last_only: bool = False):
+        self.max_length = max_length
+        self.num_items = num_items
+        self.layout = layout
+        self.last_only = last_only
+
+    def batches(self, rows: ItemRows) -> TrainingBatches | EvaluationBatches:
+        """The map-style data set of some rows."""
+        if self.layout == "ranking":
+            return EvaluationBatches(rows, self.max_length)
+        return TrainingBatches(rows, self.max_length, self.layout, self.last_only)
+
+    def __call__(self, features: dict[str, np.ndarray] | list[dict]) -> dict[str, Tensor]:
+        if not isinstance(features, dict):
+            batches = self.batches(ItemRows.from_rows(features, self.num_items))
+            features = batches.__getitems__(np.arange(len(batches)))
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in features.items()}

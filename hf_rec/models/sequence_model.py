@@ -1,0 +1,167 @@
+"""
+What all sequence models share: the item table, the output type, and scores.
+
+Shapes: B rows · S positions of a row · K candidates · N items · d width of a user vector. Items are catalog rows `0 .. N-1`; the padding
+item is `-1`. Inside, row 0 of the item table is padding and item i is row i + 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hf_rec.columns import PADDING_ITEM
+
+
+
+class SequenceModelConfig(PreTrainedConfig):
+    """
+    Settings that all sequence models share.
+
+    Parameters:
+        num_items (`int`, *optional*, defaults to `1`):
+            Items of the catalog, N.
+        hidden_size (`int`, *optional*, defaults to `64`):
+            Width of the item vectors.
+        max_length (`int`, *optional*, defaults to `50`):
+            Newest events of a history that the model reads; older ones are dropped.
+        dropout (`float`, *optional*, defaults to `0.2`):
+            Dropout probability, the same at all places.
+        catalog_sha256 (`str`, *optional*):
+            Hash of the catalog whose rows the items are. A recommender refuses another catalog.
+    """
+
+    num_items: int = 1
+    hidden_size: int = 64
+    max_length: int = 50
+    dropout: float = 0.2
+    catalog_sha256: str | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        for name in ("num_items", "hidden_size", "max_length"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be at least 0 and less than 1, got {self.dropout}.")
+
+
+@dataclass
+class SequenceModelOutput(ModelOutput):
+    """
+    Output of all sequence models.
+
+    Args:
+        user_vector (`torch.FloatTensor` of shape `(B, d)`):
+            The user after the whole history; zero for a row of padding alone. Its dot product with an item vector (plus the item
+            bias, where the model has one) is the score of the item.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, S, d)`, *optional*):
+            For models with `causal = True`: the user after each event, from that event and older ones; zero at padding. For
+            BERT4Rec: the vector at each position, from all events of the row.
+    """
+
+    user_vector: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+
+
+class SequencePreTrainedModel(PreTrainedModel):
+    """
+    Base of the sequence models: a table of item vectors, and scores of items for user vectors.
+
+    A subclass gives `forward(input_ids, attention_mask=None) -> SequenceModelOutput`.
+    """
+
+    config_class = SequenceModelConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    # Whether the vector after an event depends on that event and older ones alone, so that all positions can be trained at once
+    causal = True
+    # Whether the model is trained to fill in hidden events, in place of predicting the next one
+    masked = False
+    # Rows of the item table behind the items, such as the mask of BERT4Rec
+    num_special_items = 0
+
+    def __init__(self, config):
+        super().__init__(config)
+        rows = 1 + config.num_items + self.num_special_items
+        self.item_embedding = nn.Embedding(rows, config.hidden_size, padding_idx=0)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.item_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.item_embedding = value
+
+    def real_positions(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Boolean mask of shape `(B, S)`, after a check that every item outside the padding has a row in the table."""
+        real = input_ids != PADDING_ITEM if attention_mask is None else attention_mask.bool()
+        if input_ids.device.type == "cpu":  # an accelerator asserts by itself, and reading back would stall it
+            self.check_items(input_ids[real])
+        return real
+
+    def check_items(self, items: Tensor) -> None:
+        """Raises a `ValueError` that names the first item without a row in the table."""
+        limit = self.config.num_items + self.num_special_items
+        if items.numel() and (items.min() < 0 or items.max() >= limit):
+            wrong = items[(items < 0) | (items >= limit)][0].item()
+            raise ValueError(
+                f"`input_ids` has the item {wrong}, but this model knows the items 0..{self.config.num_items - 1} (padding is "
+                f"{PADDING_ITEM}). Was it trained with another catalog?"
+            )
+
+    def newest(self, input_ids: Tensor, attention_mask: Tensor | None, length: int) -> Tensor:
+        """Table rows of the newest `length` events, left padded with 0: shape `(B, length)`."""
+        real = self.real_positions(input_ids, attention_mask)
+        rows = (input_ids + 1).masked_fill(~real, 0)
+        if not real.shape[1]:
+            return rows.new_zeros((len(rows), length))
+        order = real.to(torch.int8).argsort(dim=1, stable=True)  # real positions to the right, in their order
+        rows = rows.gather(1, order)[:, -length:]
+        return nn.functional.pad(rows, (length - rows.shape[1], 0))
+
+    def item_vectors(self, items: Tensor | None = None) -> Tensor:
+        """Output vectors of all items, shape `(N, d)`, or of the given ones, shape `(*items, d)`."""
+        if items is None:
+            return self.item_embedding.weight[1 : self.config.num_items + 1]
+        return self.item_embedding(items + 1)
+
+    def item_bias(self, items: Tensor | None = None) -> Tensor | None:
+        """What is added to the scores of all items, shape `(N,)`, or of the given ones; `None` where the model has no bias."""
+        return None
+
+    def score_items(self, user_vectors: Tensor, items: Tensor | None = None) -> Tensor:
+        """
+        Scores of items for users.
+
+        Args:
+            user_vectors (`torch.Tensor` of shape `(B, d)`): As in [`SequenceModelOutput`].
+            items (`torch.Tensor` of shape `(B, K)` or `(K,)`, *optional*): Candidates of each user, or of all. Default: all items.
+
+        Returns:
+            `torch.Tensor` of shape `(B, K)` or `(B, N)`.
+        """
+        vectors, bias = self.item_vectors(items), self.item_bias(items)
+        if items is None or items.dim() == 1:
+            scores = user_vectors @ vectors.t()
+        else:
+            scores = (vectors @ user_vectors[:, :, None]).squeeze(-1)
+        return scores if bias is None else scores + bias
+
+    def user_vectors(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The user after the whole history, shape `(B, d)`."""
+        return self(input_ids=input_ids, attention_mask=attention_mask).user_vector
+
+    def set_sparse_item_gradient(self, sparse: bool) -> None:
+        """Whether looking items up gives the item table a sparse gradient (for optimizers that touch few rows a step)."""
+        self.item_embedding.sparse = sparse
+
+    def _init_item_table(self, module: nn.Embedding) -> None:
+        init.xavier_normal_(module.weight)
+        if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+            init.zeros_(module.weight[module.padding_idx])

@@ -1,0 +1,102 @@
+"""The loss of a sequence model at its labelled positions: which items are scored, and how."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hf_rec.losses import item_softmax
+from hf_rec.models.sequence_model import SequencePreTrainedModel
+from hf_rec.trainers.item_sampling import NegativeSampler
+from hf_rec.trainers.sequential_config import FULL_LOSSES, SequentialConfig
+
+
+GATHERED_ELEMENTS = 2**24  # item vector entries gathered at once for negatives per position: 64 MiB
+
+
+class ItemLoss:
+    """
+    Sums the loss that a [`SequentialConfig`] names.
+
+    Args:
+        args ([`SequentialConfig`]): `loss_type`, and how negatives are drawn.
+        num_items (`int`): N.
+        counts (`np.ndarray` of shape `[N]`, *optional*): How often each item occurs in training; for `popularity_power`.
+    """
+
+    def __init__(self, args: SequentialConfig, num_items: int, counts: np.ndarray | None = None):
+        self.args = args
+        self.num_items = num_items
+        self.num_negatives = args.effective_num_negatives
+        self.needs_seen = args.negative_pool == "unseen" and args.loss_type not in FULL_LOSSES
+        if args.loss_type in FULL_LOSSES:
+            return
+        if self.num_negatives > num_items:
+            raise ValueError(
+                f"`num_negatives` must be at most the number of items, {num_items}, got {self.num_negatives}. "
+                "With so few items, `loss_type='ce'` scores them all."
+            )
+        popularity = None
+        if args.popularity_power:
+            if counts is None:
+                raise ValueError("`popularity_power` needs the counts of a whole data set; a stream has none. Set it to 0.")
+            popularity = np.asarray(counts, dtype=np.float64) ** args.popularity_power
+        self.sampler = NegativeSampler(num_items, self.num_negatives, args.negative_pool, popularity, args.seed)
+        alpha = num_items / self.num_negatives if args.alpha is None else args.alpha
+        self.loss = {
+            "sce": partial(item_softmax.scaled_cross_entropy, alpha=alpha),
+            "ssm": item_softmax.sampled_softmax,
+            "bce": item_softmax.bce,
+            "bpr": item_softmax.bpr,
+            "nce": partial(item_softmax.nce, num_items=num_items, c=args.nce_c),
+            "neg": item_softmax.neg,
+        }[args.loss_type]
+
+    def __call__(
+        self,
+        model: SequencePreTrainedModel,
+        vectors: Tensor,
+        targets: Tensor,
+        positions: Tensor,
+        step: int,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            model ([`~hf_rec.models.sequence_model.SequencePreTrainedModel`]): Gives item vectors and biases.
+            vectors (`torch.Tensor` of shape `(P, d)`): The user at each labelled position.
+            targets (`torch.Tensor` of shape `(P,)`): The item to be predicted there.
+            positions (`torch.Tensor` of shape `(P,)`): From [`~hf_rec.trainers.item_sampling.position_keys`].
+            step (`int`): Optimizer steps taken.
+            seen (`torch.Tensor` of shape `(P, S)`, *optional*): Items of the row of each position, padded with -1.
+
+        Returns:
+            `torch.Tensor`: Sum over positions, float32.
+        """
+        if self.args.loss_type in FULL_LOSSES:
+            eta = self.args.eta if self.args.loss_type == "ce_tight" else None
+            return item_softmax.chunked_cross_entropy(vectors, model.item_vectors(), targets, model.item_bias(), eta)
+        positive = (vectors * model.item_vectors(targets)).sum(dim=1)
+        if (bias := model.item_bias(targets)) is not None:
+            positive = positive + bias
+        if self.args.negatives == "shared":
+            items = self.sampler.shared(step, vectors.device)
+            negative = model.score_items(vectors, items)
+        else:
+            items = self.sampler.by_position(step, positions, targets, seen)
+            negative = _scores_by_position(model, vectors, items)
+        if self.args.log_q_correction:
+            negative = negative - self.sampler.log_relative_frequency(items)
+        return self.loss(positive, negative.masked_fill(items == targets[:, None], -torch.inf)).sum()
+
+
+def _scores_by_position(model: SequencePreTrainedModel, vectors: Tensor, items: Tensor) -> Tensor:
+    """Scores `(P, K)`; the `(P, K, d)` item vectors are gathered for some positions at a time, and again in the backward pass."""
+    size = max(GATHERED_ELEMENTS // (items.shape[1] * vectors.shape[1]), 1)
+    parts = [
+        checkpoint(model.score_items, *part, use_reentrant=False)
+        for part in zip(vectors.split(size), items.split(size), strict=True)
+    ]
+    return torch.cat(parts)
