@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rec.columns import ITEM_ID, TITLE
 
+
 if TYPE_CHECKING:
     from datasets import Dataset
 

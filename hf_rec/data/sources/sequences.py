@@ -1,0 +1,151 @@
+"""Sequences that someone else has made: csv with a title map (as the MSL release), and text lines of ids."""
+
+import ast
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, USER_ID
+from hf_rec.data.catalog import Catalog
+from hf_rec.data.sequences import EVENTS, UNKNOWN_TIME, ready_made
+from hf_rec.data.sources.files import open_text, resolve_path
+
+
+ITEM_IDS = "item_ids"
+
+
+def load_sequence_csv(
+    path: str | os.PathLike,
+    *,
+    train: str = "train.csv",
+    validation: str | None = None,
+    validation_from: int | None = None,
+    test: str | None = "test.csv",
+    titles: str = "id2name4Rec.json",
+) -> tuple[DatasetDict, Catalog]:
+    """
+    Read a folder of csv files with columns `user_id, item_ids, timestamp`, each row one sequence.
+
+    `item_ids` is a list as text, oldest first, the target last. Every row is kept as it is, repeated items included.
+
+    Args:
+        path (`str` or `os.PathLike`): The folder.
+        train, test (`str`, *optional*, default to `"train.csv"` and `"test.csv"`): Names in the folder; no test split
+            if `test` is `None`.
+        validation (`str`, *optional*): File that the validation rows are taken from, if not `train`.
+        validation_from (`int`, *optional*): Rows at or after this time (seconds) leave `train`; those of `validation`
+            become the validation split. The MSL release ships none: its Books set is cut at 1501459200.
+        titles (`str`, *optional*, defaults to `"id2name4Rec.json"`): JSON object of item id to title. Its order is
+            that of the catalog.
+
+    Returns:
+        `tuple[datasets.DatasetDict, Catalog]`: Splits ready to train on, and the catalog.
+    """
+    folder = resolve_path(path)
+    catalog = _read_titles(folder / titles)
+    read = {}
+    rows = {"train": _read_rows(folder / train, catalog)}
+    if validation is not None or validation_from is not None:
+        rows["validation"] = rows["train"] if validation in (None, train) else _read_rows(folder / validation, catalog)
+    if test is not None:
+        rows["test"] = _read_rows(folder / test, catalog)
+    for name, table in rows.items():
+        if validation_from is not None and name != "test":
+            late = table[TIMESTAMP].to_numpy() >= validation_from
+            table = table.filter(pa.array(late if name == "validation" else ~late))
+        read[name] = Dataset(table)
+        if not len(read[name]):
+            raise ValueError(f"`validation_from` = {validation_from} leaves no row in {name!r}. Choose another time.")
+    return ready_made(read), catalog
+
+
+def load_sequence_text(path: str | os.PathLike) -> tuple[Dataset, Catalog]:
+    """
+    Read a file with one user a line: `user item item ...`, oldest first, ids only (as the S3-Rec release).
+
+    Returns:
+        `tuple[datasets.Dataset, Catalog]`: Interactions in the order of the file, their times unknown (-1), and a
+        catalog without titles, in order of the id.
+    """
+    path = resolve_path(path)
+    users, lengths, items = [], [], []
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            user, *events = line.split() or [None]
+            if user is None:
+                continue
+            if not events:
+                raise ValueError(f"Line {number} of {path} has user {user!r} but no items. Drop the line.")
+            users.append(user)
+            lengths.append(len(events))
+            items.extend(events)
+    if len(set(users)) < len(users):
+        user = next(user for row, user in enumerate(users) if user in users[:row])
+        raise ValueError(f"User {user!r} stands in several lines of {path}. Put each user's items in one line.")
+    raw_ids = set(items)
+    numeric = all(item.isdecimal() and str(int(item)) == item for item in raw_ids)
+    if numeric:
+        items = [int(item) for item in items]
+    catalog = Catalog.from_records({ITEM_ID: item} for item in sorted(set(items)))
+    table = {
+        USER_ID: pa.array(users).take(pa.array(np.repeat(np.arange(len(users)), lengths))),
+        ITEM_ID: pa.array(items),
+        TIMESTAMP: pa.array(np.full(len(items), UNKNOWN_TIME)),
+    }
+    return Dataset(pa.table(table)), catalog
+
+
+def _read_titles(path: Path) -> Catalog:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}. `titles` must be the JSON file of item ids and titles.")
+    titles = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(titles, dict):
+        raise ValueError(f"{path} holds a JSON {type(titles).__name__}; it must be an object of item id to title.")
+    return Catalog.from_records(
+        {ITEM_ID: int(item) if item.isdecimal() and str(int(item)) == item else item, TITLE: title}
+        for item, title in titles.items()
+    )
+
+
+def _read_rows(path: Path, catalog: Catalog) -> pa.Table:
+    """Rows of one file: user, events as catalog rows, time. A bad row is named by its line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}. Name the file as it stands in the folder.")
+    users, events, times = [], [], []
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {USER_ID, ITEM_IDS, TIMESTAMP} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} has no column {sorted(missing)[0]!r}; it has {reader.fieldnames}.")
+        for row in reader:
+            where = f"Line {reader.line_num} of {path}"
+            if not row[USER_ID]:
+                raise ValueError(f"{where} has no {USER_ID!r}. Repair or drop the row.")
+            users.append(row[USER_ID])
+            events.append(_parse_items(row[ITEM_IDS], catalog, where))
+            try:
+                times.append(int(row[TIMESTAMP]))
+            except (TypeError, ValueError):
+                raise ValueError(f"{where} has {TIMESTAMP!r} {row[TIMESTAMP]!r}; it must be whole seconds.") from None
+    if not users:
+        raise ValueError(f"{path} has no rows.")
+    schema = pa.schema([(USER_ID, pa.string()), (EVENTS, pa.list_(pa.int64())), (TIMESTAMP, pa.int64())])
+    return pa.table({USER_ID: users, EVENTS: events, TIMESTAMP: times}, schema=schema)
+
+
+def _parse_items(text: str | None, catalog: Catalog, where: str) -> list[int]:
+    try:
+        items = ast.literal_eval(text or "")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        items = None
+    if not isinstance(items, list) or not items:
+        raise ValueError(f"{where} has {ITEM_IDS!r} {text!r:.80}; it must be a list like [3, 1, 2].")
+    try:
+        return catalog.rows(items)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
