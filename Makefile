@@ -9,7 +9,7 @@ VENV ?= .venv
 # The one word to change for another build of torch, e.g. `make demo TORCH=torch==2.12.1` or the path of a CUDA wheel.
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
-BENCHMARKS ?= $(wildcard benchmarks/bench_*.py)
+BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

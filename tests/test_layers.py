@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_rec"
 
 # What a layer may import besides itself and LEAVES. losses, models, trie, metrics and data know none of each other.
-LEAVES = {"columns", "fields"}
+LEAVES = {"columns", "cost", "fields"}
 BELOW_HUB = {"generation", "models", "trie", "data"}
-BELOW_EVALUATION = {"hub", "metrics", *BELOW_HUB}
+BELOW_EVALUATION = {"hub", "metrics", "runs", "target_ranks", *BELOW_HUB}
 BELOW_TRAINERS = {"evaluation", "diagnostics", *BELOW_EVALUATION}
 ALLOWED = {
     "columns": set(),
+    "cost": set(),
     "fields": set(),
     "arguments": set(),
     "losses": set(),
@@ -25,6 +26,8 @@ ALLOWED = {
     "data": set(),
     "generation": {"models", "trie", "data"},
     "hub": BELOW_HUB,
+    "runs": {"metrics"},
+    "target_ranks": {"generation", "metrics"},
     "evaluation": BELOW_EVALUATION,
     "diagnostics": BELOW_EVALUATION,
     "trainers": {"losses", *BELOW_TRAINERS},
