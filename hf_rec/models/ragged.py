@@ -23,6 +23,7 @@ class RaggedBatch:
 
     Attributes:
         cells (`torch.Tensor` of shape `(T,)`): Index of each real position in the flattened `B * S` ones.
+        rows (`torch.Tensor` of shape `(T,)`): Row of each real position.
         age (`torch.Tensor` of shape `(T,)`): Events after this one in its row: 0 at the newest event.
         lengths (`torch.Tensor` of shape `(B,)`): Real positions of each row, in the order of the rows as given.
     """
@@ -35,7 +36,8 @@ class RaggedBatch:
         self._sorted_lengths = self.lengths[order]
         self._ends = self._sorted_lengths.cumsum(dim=0)
         self._order = order
-        self.cells = order[row] * mask.shape[1] + column
+        self.rows = order[row]
+        self.cells = self.rows * mask.shape[1] + column
         self.age = self._ends[row] - 1 - torch.arange(len(row), device=mask.device)
 
     def pad(self, flat: Tensor) -> Tensor:

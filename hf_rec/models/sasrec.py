@@ -126,10 +126,7 @@ class SASRecModel(SequencePreTrainedModel):
             [`SequenceModelOutput`]
         """
         length = self.config.max_length
-        real = self.real_positions(input_ids, attention_mask)
-        if real.shape[1] > length:  # an event with `length` newer ones behind it is not read
-            real = real & (real.flip(1).cumsum(1).flip(1) <= length)
-        batch = RaggedBatch(real)
+        batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
         # Position 0 is the oldest of `length` events, so that a short row uses the last positions: the published left padding
         positions = self.position_embedding(length - 1 - batch.age)
         states = self.item_embedding(input_ids.flatten()[batch.cells] + 1) * math.sqrt(self.config.hidden_size)

@@ -98,11 +98,13 @@ class SequencePreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.item_embedding = value
 
-    def real_positions(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Boolean mask of shape `(B, S)`, after a check that every item outside the padding has a row in the table."""
+    def read_positions(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Boolean mask `(B, S)` of the newest `max_length` events, after a check that every event has a row in the table."""
         real = input_ids != PADDING_ITEM if attention_mask is None else attention_mask.bool()
         if input_ids.device.type == "cpu":  # an accelerator asserts by itself, and reading back would stall it
             self.check_items(input_ids[real])
+        if real.shape[1] > self.config.max_length:
+            real = real & (real.flip(1).cumsum(1).flip(1) <= self.config.max_length)
         return real
 
     def check_items(self, items: Tensor) -> None:
@@ -115,14 +117,12 @@ class SequencePreTrainedModel(PreTrainedModel):
                 f"{PADDING_ITEM}). Was it trained with another catalog?"
             )
 
-    def newest(self, input_ids: Tensor, attention_mask: Tensor | None, length: int) -> Tensor:
-        """Table rows of the newest `length` events, left padded with 0: shape `(B, length)`."""
-        real = self.real_positions(input_ids, attention_mask)
-        rows = (input_ids + 1).masked_fill(~real, 0)
-        if not real.shape[1]:
-            return rows.new_zeros((len(rows), length))
-        order = real.to(torch.int8).argsort(dim=1, stable=True)  # real positions to the right, in their order
-        rows = rows.gather(1, order)[:, -length:]
+    def padded_rows(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Table rows of the newest `max_length` events, shape `(B, max_length)`, left padded with 0."""
+        length = self.config.max_length
+        real = self.read_positions(input_ids, attention_mask)
+        order = real.to(torch.int8).argsort(dim=1, stable=True)  # events to the right, in their order
+        rows = (input_ids + 1).masked_fill(~real, 0).gather(1, order)[:, -length:]
         return nn.functional.pad(rows, (length - rows.shape[1], 0))
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
@@ -163,5 +163,9 @@ class SequencePreTrainedModel(PreTrainedModel):
 
     def _init_item_table(self, module: nn.Embedding) -> None:
         init.xavier_normal_(module.weight)
+        self._clear_padding(module)
+
+    @staticmethod
+    def _clear_padding(module: nn.Embedding) -> None:
         if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
             init.zeros_(module.weight[module.padding_idx])
