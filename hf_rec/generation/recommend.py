@@ -303,7 +303,7 @@ class LanguageModelRecommender(Recommender):
         )
 
     def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             found = trie_beam_search(
                 self.model,
                 *self._prompts(histories),
@@ -338,7 +338,7 @@ class LanguageModelRecommender(Recommender):
         leaves = torch.full((len(histories), max(map(len, candidates))), -1)
         for user, rows in enumerate(candidates):
             leaves[user, : len(rows)] = self._row_leaf[rows]
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             input_ids, attention_mask = self._prompts(histories)
             scores = score_leaves(
                 self.model,
@@ -396,7 +396,7 @@ class LanguageModelRecommender(Recommender):
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module):
+def evaluation_mode(model: nn.Module):
     """Dropout off, and every module's mode restored after."""
     training = [module for module in model.modules() if module.training]
     model.eval()
