@@ -1,0 +1,33 @@
+"""What a training run took, as tables show it beside every metric."""
+
+import resource
+import sys
+import time
+from contextlib import contextmanager
+
+
+def peak_memory_bytes() -> int:
+    """Peak memory so far: of the GPU where torch uses one, else the resident memory of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+@contextmanager
+def measured_cost(**known):
+    """
+    Measure the wall-clock time of a block and the peak memory at its end.
+
+    Args:
+        known: Entries that are known before, such as `training_rows`, `distinct_labels` and `seed`.
+
+    Yields:
+        `dict`: The known entries; `seconds` and `peak_memory` (bytes) are there when the block has ended.
+    """
+    cost = dict(known)
+    start = time.perf_counter()
+    yield cost
+    cost["seconds"] = time.perf_counter() - start
+    cost["peak_memory"] = peak_memory_bytes()

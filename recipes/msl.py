@@ -1,0 +1,69 @@
+"""
+Teach a causal LM to name the next item: masked softmax loss, or plain SFT with `--loss_type lml`.
+
+accelerate launch --config_file accelerate_configs/cpu.yaml recipes/msl.py \
+    --config recipes/configs/msl/books_tiny.yaml
+"""
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from hf_rec import MSLConfig, MSLTrainer
+from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.cost import measured_cost
+from hf_rec.data.prepare import load_prepared
+from hf_rec.data.sequences import distinct_labels, seen_items
+from hf_rec.evaluation import evaluate_recommender
+
+
+def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelConfig) -> None:
+    # 1. Items and users
+    catalog, splits, card = load_prepared(data_args.data_dir)
+    train = select_rows(splits[data_args.train_split], data_args.max_train_samples)
+    validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
+
+    # 2. Model
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=get_quantization_config(model_args),
+    )
+
+    # 3. Train
+    trainer = MSLTrainer(
+        model,
+        training_args,
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        catalog=catalog,
+        peft_config=get_peft_config(model_args),
+    )
+    with measured_cost(
+        training_rows=len(train),
+        distinct_labels=distinct_labels(train, training_args.supervise),
+        seed=training_args.seed,
+    ) as cost:
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+
+    # 4. Rank the test rows, once
+    if training_args.do_predict:
+        evaluate_recommender(
+            trainer.recommender(),
+            select_rows(splits[data_args.test_split], data_args.max_test_samples),
+            f"{training_args.output_dir}/{data_args.test_split}",
+            split=data_args.test_split,
+            split_rule=card["split"],
+            name=training_args.run_name or training_args.loss_type,
+            warm_items=seen_items(train),
+            cost=cost,
+        )
+
+
+if __name__ == "__main__":
+    main(*parse_arguments((DataArguments, MSLConfig, ModelConfig)))
