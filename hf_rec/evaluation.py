@@ -8,6 +8,7 @@ title. docs/evaluation.md has the rules.
 """
 
 import logging
+import os
 import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from hf_rec.target_ranks import TargetRanker
 
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from datasets import Dataset, DatasetDict
 
     from hf_rec.data.catalog import Catalog
@@ -107,7 +109,6 @@ def evaluate_recommender(
         `dict`: The content of `metrics.json`: `metrics` and `slices` map full protocol keys to `{"mean", "low",
         "high"}` (95 % bootstrap interval over users), beside settings, counts, hashes and cost.
     """
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object
 
     if isinstance(dataset, dict) and split not in dataset:
@@ -116,7 +117,7 @@ def evaluate_recommender(
     ks = tuple(sorted(set(ks)))
     _check_arguments(rows, recommender.catalog, ks, seen, split_rule, name, num_beams, batch_size)
     num_beams = num_beams or 2 * max(ks)
-    state, start = PartialState(), time.perf_counter()
+    state, start = _process_state(), time.perf_counter()
     ranker = TargetRanker(recommender, max(ks), seen, num_beams, batch_size)
     shard = ranker.rank(rows, range(state.process_index, len(rows), state.num_processes), state.is_main_process)
     shards = gather_object([shard])
@@ -140,6 +141,22 @@ def evaluate_recommender(
             logger.warning("%s gave %d NaN scores; they rank last.", name, num_nan)
         result = [write_run(out_dir, metrics, predictions)]
     return broadcast_object_list(result)[0]
+
+
+def _process_state() -> "PartialState":
+    """The processes of this launch. On CPU, accelerate counts one in each of them unless it is told to look."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != launched:
+        raise RuntimeError(
+            f"{launched} processes were launched (`WORLD_SIZE`), but accelerate sees {state.num_processes}: each "
+            "would write the whole result. Make the model under `accelerate launch` with several processes."
+        )
+    return state
 
 
 def _predictions(rows: "Dataset", shards: list[dict[str, Any]], warm_items: Collection[int] | None) -> pa.Table:

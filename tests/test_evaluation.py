@@ -267,6 +267,12 @@ class TestCompareRuns:
             compare_runs([tmp_path / "a"])
 
 
+def test_processes_that_do_not_know_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="2 processes were launched"):
+        evaluate(ScoresEverything([0] * 6), PAIRS, tmp_path / "run")
+
+
 def _evaluate_in_each_process(out_dir):
     from accelerate import PartialState
 
