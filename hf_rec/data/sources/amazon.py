@@ -1,0 +1,152 @@
+"""Amazon reviews 2014, 2018 and 2023, read from the files as they are published."""
+
+import ast
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+from datasets import Dataset
+
+from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, USER_ID
+from hf_rec.data.catalog import Catalog
+from hf_rec.data.sources.files import open_text, resolve_path
+from hf_rec.data.sources.tables import BLOCK_BYTES, complete_catalog
+
+
+# Fields of a review and of the item files; the ratings-only csv of 2014 and 2018 have no header and differ in order.
+REVIEW_FIELDS = {
+    2014: {"reviewerID": USER_ID, "asin": ITEM_ID, "unixReviewTime": TIMESTAMP},
+    2018: {"reviewerID": USER_ID, "asin": ITEM_ID, "unixReviewTime": TIMESTAMP},
+    2023: {"user_id": USER_ID, "parent_asin": ITEM_ID, "timestamp": TIMESTAMP},
+}
+CSV_COLUMNS = {
+    2014: [USER_ID, ITEM_ID, "rating", TIMESTAMP],
+    2018: [ITEM_ID, USER_ID, "rating", TIMESTAMP],
+    2023: None,
+}
+ATTRIBUTES = {
+    2014: ("brand", "categories", "description", "price"),
+    2018: ("brand", "category", "description", "price"),
+    2023: ("store", "main_category", "categories", "description", "price"),
+}
+ITEM_KEY = {2014: "asin", 2018: "asin", 2023: "parent_asin"}
+
+
+def load_amazon(
+    path: str | os.PathLike | Sequence[str | os.PathLike], *, year: int, meta: str | os.PathLike | None = None
+) -> tuple[Dataset, Catalog]:
+    """
+    Read one category of Amazon reviews.
+
+    Args:
+        path (`str`, `os.PathLike` or a sequence of them): Reviews or ratings as published, `.gz` or not; several files
+            are read one after the other (as the benchmark splits of 2023).
+
+            - 2014: `reviews_{Category}_5.json.gz`, or `ratings_{Category}.csv` (user, item, rating, time).
+            - 2018: `{Category}_5.json.gz`, or `{Category}.csv` (item, user, rating, time).
+            - 2023: `{Category}.jsonl`, or a benchmark csv with `user_id, parent_asin, rating, timestamp`. Items are
+              `parent_asin`, times milliseconds.
+        year (`int`): 2014, 2018 or 2023.
+        meta (`str` or `os.PathLike`, *optional*): `meta_{Category}.json.gz` or `.jsonl`. Without it no item has a
+            title. Of several lines about an item the first counts. A title of 2018 that is a piece of a web page is
+            taken as missing.
+
+    Returns:
+        `tuple[datasets.Dataset, Catalog]`: Interactions in the order of the files, and the items that occur in them.
+    """
+    if year not in REVIEW_FIELDS:
+        raise ValueError(f"`year` must be one of {sorted(REVIEW_FIELDS)}, got {year!r}.")
+    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+    if not paths:
+        raise ValueError("`path` is an empty list. Give at least one file of reviews.")
+    table = pa.concat_tables([_read_reviews(resolve_path(one), year) for one in paths])
+    records = []
+    if meta is not None:
+        records = list(_read_items(resolve_path(meta), year, set(table[ITEM_ID].unique().to_pylist())))
+    return Dataset(table), complete_catalog(records, table[ITEM_ID])
+
+
+def _read_reviews(path: Path, year: int) -> pa.Table:
+    fields = REVIEW_FIELDS[year]
+    is_csv = ".csv" in path.suffixes
+    try:
+        with pa.input_stream(path, compression="detect") as stream:
+            if is_csv:
+                table = _read_csv(stream, year)
+            else:
+                schema = pa.schema(
+                    [(name, pa.int64() if fields[name] == TIMESTAMP else pa.string()) for name in fields]
+                )
+                # Fields that change their type from line to line are among those that nobody needs.
+                table = pyarrow.json.read_json(
+                    stream,
+                    read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
+                    parse_options=pyarrow.json.ParseOptions(
+                        explicit_schema=schema, unexpected_field_behavior="ignore"
+                    ),
+                )
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is no file of Amazon reviews of {year}: {error}. Download it again.") from error
+    missing = [name for name in fields if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path} has no field {missing[0]!r}. Is it of {year}? It has {table.column_names}.")
+    table = table.select(list(fields)).rename_columns(list(fields.values()))
+    empty = [name for name in (ITEM_ID, USER_ID) if len(table) and table[name].null_count == len(table)]
+    if empty:
+        raw = next(name for name in fields if fields[name] == empty[0])
+        raise ValueError(f"No line of {path} has a field {raw!r}. Is it of {year}?")
+    times = table[TIMESTAMP]
+    if year == 2023:
+        times = times.cast(pa.timestamp("ms"))
+    return pa.table({USER_ID: table[USER_ID], ITEM_ID: table[ITEM_ID], TIMESTAMP: times})
+
+
+def _read_csv(stream: pa.NativeFile, year: int) -> pa.Table:
+    names = CSV_COLUMNS[year]
+    raw = {role: name for name, role in REVIEW_FIELDS[year].items()}
+    if names is not None:
+        names = [raw.get(name, name) for name in names]
+    types = {raw[USER_ID]: pa.string(), raw[ITEM_ID]: pa.string(), raw[TIMESTAMP]: pa.int64()}
+    return pyarrow.csv.read_csv(
+        stream,
+        read_options=pyarrow.csv.ReadOptions(column_names=names),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
+    )
+
+
+def _read_items(path: Path, year: int, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """Records of the wanted items, the first line about each."""
+    key = ITEM_KEY[year]
+    # Most lines are about items that nobody in the log has met; parsing a Python literal costs far more than this.
+    quick = re.compile(rf"""['"]{key}['"]:\s*['"]([^'"]+)['"]""")
+    wanted = set(wanted)
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            found = quick.search(line)
+            if not line.strip() or (found and found.group(1) not in wanted):
+                continue
+            try:
+                item = ast.literal_eval(line.strip()) if year == 2014 else json.loads(line)
+                item_id = item[key]
+            except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
+                raise ValueError(
+                    f"Line {number} of {path} is no item of {year} ({type(error).__name__}: {error}). Download it "
+                    "again."
+                ) from None
+            if item_id in wanted:
+                wanted.remove(item_id)
+                attributes = {name: item[name] for name in ATTRIBUTES[year] if item.get(name) not in (None, "", [])}
+                yield {ITEM_ID: item_id, TITLE: _title(item, year), **attributes}
+
+
+def _title(item: dict[str, Any], year: int) -> str | None:
+    title = item.get("title")
+    if year == 2018 and title and ("getTime" in title or "<span" in title):
+        return None
+    return title

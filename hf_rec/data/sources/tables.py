@@ -1,0 +1,195 @@
+"""Any table of interactions: csv, jsonl, parquet, or a data set of the Hub."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from datasets import Dataset, load_dataset
+
+from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, USER_ID
+from hf_rec.data.catalog import Catalog, is_missing
+from hf_rec.data.interactions import MISSING_TEXT, parse_timestamps
+from hf_rec.data.sequences import UNKNOWN_TIME
+from hf_rec.data.sources.files import resolve_path
+
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+BLOCK_BYTES = 1 << 24  # no line of a jsonl file may be longer
+
+
+def load_table(
+    path: str | os.PathLike,
+    *,
+    items: str | os.PathLike | None = None,
+    user_column: str = USER_ID,
+    item_column: str = ITEM_ID,
+    timestamp_column: str | None = TIMESTAMP,
+    title_column: str | None = None,
+    timestamp_unit: str = "s",
+    delimiter: str = ",",
+    hub_split: str = "train",
+    hub_config: str | None = None,
+) -> tuple[Dataset, Catalog]:
+    """
+    Read interactions from a file or the Hub.
+
+    Args:
+        path (`str` or `os.PathLike`): A `.csv`, `.tsv`, `.jsonl` or `.parquet` file (text also with `.gz`), or the id
+            of a Hub data set, `owner/name`.
+        items (`str` or `os.PathLike`, *optional*): A second table (same forms), one row an item, with `item_column`
+            and perhaps `title_column`; its other columns become attributes. Items that only the interactions know are
+            added without a title.
+        user_column, item_column (`str`, *optional*, default to `"user_id"` and `"item_id"`): Names of the columns. Ids
+            of a csv file are text, so that `007` stays itself.
+        timestamp_column (`str`, *optional*, defaults to `"timestamp"`): `None` means that times are unknown and each
+            user's rows are in order.
+        title_column (`str`, *optional*): Column of titles, in `items` if given, else in the interactions, where the
+            first title of an item counts.
+        timestamp_unit (`str`, *optional*, defaults to `"s"`): Of numbers: `"s"`, `"ms"` or `"auto"`. ISO dates are
+            recognised.
+        delimiter (`str`, *optional*, defaults to `","`): Of csv files; always a tab in `.tsv`.
+        hub_split, hub_config (`str`, *optional*): Split (default `"train"`) and configuration of a Hub data set.
+
+    Returns:
+        `tuple[datasets.Dataset, Catalog]`: Raw interactions and their items, in order of first appearance.
+    """
+    names = {user_column: USER_ID, item_column: ITEM_ID}
+    if timestamp_column is not None:
+        names[timestamp_column] = TIMESTAMP
+    if title_column is not None and items is None:
+        names[title_column] = TITLE
+    if len(names) < 2 + (timestamp_column is not None) + (title_column is not None and items is None):
+        raise ValueError("`user_column`, `item_column`, `timestamp_column` and `title_column` must differ.")
+    hub = {"split": hub_split, "name": hub_config}
+    table = read_table(path, list(names), delimiter=delimiter, hub=hub).rename_columns(list(names.values()))
+    if timestamp_column is None:
+        times = pa.array(np.full(len(table), UNKNOWN_TIME))
+    else:
+        times = pa.array(parse_timestamps(table[TIMESTAMP], timestamp_unit))
+        if len(times) and times[0].as_py() != UNKNOWN_TIME:
+            times = times.cast(pa.timestamp("us"))
+    interactions = Dataset(pa.table({USER_ID: table[USER_ID], ITEM_ID: table[ITEM_ID], TIMESTAMP: times}))
+    records = (
+        _first_titles(table) if items is None else _item_records(items, item_column, title_column, delimiter, hub)
+    )
+    return interactions, complete_catalog(records, table[ITEM_ID])
+
+
+def complete_catalog(records: list[dict[str, Any]], item_ids: pa.ChunkedArray) -> Catalog:
+    """A catalog of `records` and, after them and without a title, the items that only the interactions know."""
+    known = {str(record[ITEM_ID]) for record in records}
+    items = [_whole(item) for item in item_ids.unique().to_pylist() if not _is_missing_id(item)]
+    return Catalog.from_records([*records, *({ITEM_ID: item} for item in items if str(item) not in known)])
+
+
+def read_table(
+    path: str | os.PathLike,
+    columns: list[str] | None,
+    *,
+    delimiter: str = ",",
+    hub: dict[str, str | None] | None = None,
+) -> pa.Table:
+    """
+    Read a csv, jsonl or parquet file, or a Hub data set, into memory.
+
+    Args:
+        path (`str` or `os.PathLike`): File, or id of a Hub data set.
+        columns (`list[str]` or `None`): The columns to read, in this order; all of them if `None`.
+        delimiter (`str`, *optional*, defaults to `","`): Of csv files.
+        hub (`dict`, *optional*): Further arguments of [`~datasets.load_dataset`] for a Hub data set.
+    """
+    try:
+        file = resolve_path(path)
+    except FileNotFoundError as error:
+        if not HUB_ID.fullmatch(str(path)) or _format(Path(path)) is not None:
+            raise
+        try:
+            table = load_dataset(str(path), **(hub or {})).with_format("arrow")[:]
+        except Exception as hub_error:
+            raise FileNotFoundError(
+                f"{error} Nor could it be loaded as a data set of the Hub: {type(hub_error).__name__}: {hub_error}"
+            ) from hub_error
+        return _select(table, columns, path)
+    kind = _format(file)
+    if kind is None:
+        raise ValueError(
+            f"`path` is {str(file)!r}; a table must end in one of {', '.join(FORMATS)}, text also in .gz."
+        )
+    try:
+        if kind == "parquet":
+            return _select(pyarrow.parquet.read_table(file), columns, file)
+        if kind == "json":
+            return _select(_read_json(file), columns, file)
+        return _select(_read_csv(file, "\t" if ".tsv" in file.suffixes else delimiter), columns, file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is no good {kind} file: {error}. Repair it.") from error
+
+
+def _format(path: Path) -> str | None:
+    return FORMATS.get(Path(path.stem).suffix if path.suffix == ".gz" else path.suffix)
+
+
+def _read_csv(path: Path, delimiter: str) -> pa.Table:
+    """All columns as text: ids keep leading zeros, and only an empty field is missing."""
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    with pa.input_stream(path, compression="detect") as stream:
+        header = pyarrow.csv.open_csv(stream, parse_options=parse).schema.names
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
+    )
+    with pa.input_stream(path, compression="detect") as stream:
+        table = pyarrow.csv.read_csv(stream, parse_options=parse, convert_options=convert)
+    # A byte order mark, which spreadsheets write, is no part of the first name.
+    return table.rename_columns([name.removeprefix("\ufeff") for name in table.column_names])
+
+
+def _read_json(path: Path) -> pa.Table:
+    with pa.input_stream(path, compression="detect") as stream:
+        return pyarrow.json.read_json(stream, read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES))
+
+
+def _select(table: pa.Table, columns: list[str] | None, path: str | os.PathLike) -> pa.Table:
+    missing = [name for name in columns or [] if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {missing[0]!r}; it has {table.column_names}. Name your columns in `user_column`, "
+            "`item_column`, `timestamp_column` and `title_column`."
+        )
+    return table if columns is None else table.select(columns)
+
+
+def _first_titles(table: pa.Table) -> list[dict[str, Any]]:
+    if TITLE not in table.column_names:
+        return []
+    titles = {}
+    for item, title in zip(table[ITEM_ID].to_pylist(), table[TITLE].to_pylist(), strict=True):
+        if not _is_missing_id(item) and is_missing(titles.get(item)):
+            titles[item] = title
+    return [{ITEM_ID: _whole(item), TITLE: title} for item, title in titles.items()]
+
+
+def _item_records(
+    items: str | os.PathLike, item_column: str, title_column: str | None, delimiter: str, hub: dict[str, str | None]
+) -> list[dict[str, Any]]:
+    table = read_table(items, None, delimiter=delimiter, hub=hub)
+    _select(table, [item_column] + ([] if title_column is None else [title_column]), items)
+    names = {item_column: ITEM_ID} | ({} if title_column is None else {title_column: TITLE})
+    table = table.drop_columns([name for name in (ITEM_ID, TITLE) if name in table.column_names and name not in names])
+    table = table.rename_columns([names.get(name, name) for name in table.column_names])
+    return [record | {ITEM_ID: _whole(record[ITEM_ID])} for record in table.to_pylist()]
+
+
+def _is_missing_id(item: Any) -> bool:
+    return is_missing(item) or item in MISSING_TEXT
+
+
+def _whole(item: Any) -> Any:
+    """A whole number that pandas made a float, as the number it was."""
+    return int(item) if isinstance(item, float) and item.is_integer() else item
