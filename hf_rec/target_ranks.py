@@ -1,7 +1,7 @@
 """Where the target of a row stands in what a recommender gives: as an item, and as a title that items may share."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_rec.generation.recommend import Recommender
 
 RANK_COLUMNS = ("item_ids", "scores", "certified", "better", "tied", "title_better", "title_tied")
+_ROWS_AT_A_TIME = 128  # enough for a recommender to put rows of one length together
 _MAX_SCORES = 2**24  # scores of all items held at a time: 64 MiB in float32
 
 
@@ -39,12 +40,9 @@ class TargetRanker:
         self.k, self.mask, self.num_beams, self.batch_size = k, seen == "mask", num_beams, batch_size
         self.exact = callable(getattr(recommender, "score_all", None))
         self.search = "exact" if self.exact else f"beam{num_beams}"
-        rows_of_title = defaultdict(list)
-        for row in range(len(self.catalog)):
-            rows_of_title[self.catalog.text(row)].append(row)
-        self.one_leaf_a_title = getattr(recommender, "trie", None) is not None
-        # Only titles that several items share: everything else is its own title.
-        self.mates = {row: rows for rows in rows_of_title.values() if len(rows) > 1 for row in rows}
+        trie, num_items = getattr(recommender, "trie", None), len(self.catalog)
+        self.of_title = _shared(map(self.catalog.text, range(num_items)))
+        self.of_leaf = {} if trie is None else _shared(trie.row_leaf(num_items).tolist())
 
     def rank(self, rows: "Dataset", indices: Sequence[int], show_progress: bool) -> dict[str, Any]:
         """
@@ -56,7 +54,7 @@ class TargetRanker:
         from tqdm.auto import tqdm
 
         found = {key: [] for key in RANK_COLUMNS} | {"index": list(indices), "nan_scores": 0}
-        step = self.batch_size or 128
+        step = max(_ROWS_AT_A_TIME, self.batch_size or 1)
         if self.exact:
             step = max(1, min(step, _MAX_SCORES // len(self.catalog)))
         with tqdm(total=len(indices), desc="Ranking", unit="row", disable=not show_progress) as progress:
@@ -93,7 +91,7 @@ class TargetRanker:
         part["item_ids"] = [items.tolist() for items in listed]
         part["scores"] = [values[items].tolist() for values, items in zip(scores, listed, strict=True)]
         for row, target in enumerate(targets.tolist()):
-            mates = self.mates.get(target, [])
+            mates = self.of_title.get(target, [])
             own = scores[row, mates].max(initial=scores[row, target])
             scores[row, mates] = -np.inf
             scores[row, target] = own
@@ -125,21 +123,29 @@ class TargetRanker:
 
     def _whole_leaf(self, items: list[int], scores: list[float], excluded: set[int]) -> tuple[list, list]:
         """
-        Under a trie the items of one title share their score. A full list may end among them: those that are cut off
-        are tied with its last place, so that the order of rows does not decide what is a miss.
+        Items of one trie leaf share their score. A full list may end among them: those that are cut off are tied with
+        its last place, so that the order of rows does not decide what is a miss.
         """
-        if len(items) < self.k or not self.one_leaf_a_title:
+        if len(items) < self.k:
             return items, scores
-        rest = [row for row in self.mates.get(items[-1], []) if row not in items and row not in excluded]
+        rest = [row for row in self.of_leaf.get(items[-1], []) if row not in items and row not in excluded]
         return items + rest, scores + [scores[-1]] * len(rest)
 
     def _one_title(self, items: list[int], scores: list[float], target: int) -> tuple[list, list]:
         """The list with all items of the target's title replaced by the target, at the best of their scores."""
-        mates = set(self.mates.get(target, [target]))
+        mates = set(self.of_title.get(target, [target]))
         own = [score for item, score in zip(items, scores, strict=True) if item in mates]
         others = [pair for pair in zip(items, scores, strict=True) if pair[0] not in mates]
         kept = others + [(target, max(own))] if own else others
         return [item for item, _ in kept], [score for _, score in kept]
+
+
+def _shared(keys: Iterable[Hashable]) -> dict[int, list[int]]:
+    """For each row whose key other rows have too: all of these rows. `keys` has one key a row."""
+    rows_of_key = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows_of_key[key].append(row)
+    return {row: rows for rows in rows_of_key.values() if len(rows) > 1 for row in rows}
 
 
 def _listed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ class ScoresEverything:
 class ListsOnly:
     """The same scores, seen through lists of k items, ties in row order; items of one title must have one score."""
 
-    trie = object()
+    trie = SimpleNamespace(row_leaf=lambda num_rows: np.array([0, 1, 1, 2, 3, 1]))
 
     def __init__(self, scores):
         self.catalog, self.scores, self.calls = make_catalog(), np.array(scores, dtype=np.float32), []
@@ -133,9 +133,16 @@ class TestRanks:
 
     def test_beams_and_batches_reach_the_recommender(self, tmp_path):
         recommender = ListsOnly([1, 2, 2, 3, 0, 2])
-        metrics = evaluate(recommender, PAIRS, tmp_path / "run", num_beams=7, batch_size=3)
+        metrics = evaluate(recommender, PAIRS * 50, tmp_path / "run", num_beams=7, batch_size=3)
         assert recommender.calls == [(2, 7, 3)] * 2
         assert metrics["search"] == "beam7"
+
+    def test_items_that_share_a_title_but_no_leaf_are_not_taken_for_tied(self, tmp_path):
+        recommender = ListsOnly([1, 2, 2, 3, 0, 2])
+        recommender.trie = None
+        evaluate(recommender, PAIRS, tmp_path / "run")
+        assert read_predictions(tmp_path / "run")["better"].to_pylist() == [1, NOT_LISTED, NOT_LISTED, NOT_LISTED]
+        assert read_predictions(tmp_path / "run")["title_better"].to_pylist() == [1, 1, NOT_LISTED, NOT_LISTED]
 
 
 class TestFiles:
