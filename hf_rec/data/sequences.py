@@ -261,6 +261,12 @@ def distinct_labels(dataset: Dataset, supervise: str = "all") -> int:
     return num_history + len(dataset) - pc.sum(_column(dataset, SUPERVISE_FROM)).as_py()
 
 
+def seen_items(dataset: Dataset) -> set[int]:
+    """Catalog rows that occur in a split, in a history or as a target: the warm items, where it is the training split."""
+    history = pc.list_flatten(_column(dataset, HISTORY)).unique().to_pylist()
+    return {*history, *_column(dataset, TARGET).unique().to_pylist()}
+
+
 def sequence_hash(dataset: Dataset) -> str:
     """SHA-256 over users, histories, targets and times of a split, in row order; the same on every machine."""
     digest = hashlib.sha256()
