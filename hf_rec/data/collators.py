@@ -6,12 +6,16 @@ Shapes: B rows · T tokens of the longest row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hf_rec.columns import ATTENTION_MASK, DEAD_NODE, IGNORE_INDEX, INPUT_IDS, LABELS, TRIE_NODES
-from hf_rec.trie import TrieCSR
+
+
+if TYPE_CHECKING:
+    from hf_rec.trie import TrieCSR
 
 
 @dataclass
@@ -37,7 +41,7 @@ class PromptCollator:
     """
 
     pad_token_id: int
-    trie: TrieCSR
+    trie: "TrieCSR"
     drop_forced: bool
     padding_side: str = "left"
     pad_to_multiple_of: int | None = None

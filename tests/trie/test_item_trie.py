@@ -55,6 +55,13 @@ def test_hard_token_ids_survive_saving(tmp_path):
     assert csr.items(int(csr.leaf(csr.step(nodes, torch.tensor([3, 3])))[0])) == trie.items([2**31 - 1, 55296, 3])
 
 
+def test_verify_notices_a_leaf_that_the_two_structures_number_differently():
+    trie = ItemTrie.build([[1, 9], [2, 9]])
+    trie._arrays["key_leaf"] = trie._arrays["key_leaf"][::-1]
+    with pytest.raises(ValueError, match="is leaf 0 of the arrays, but not of trie.marisa"):
+        trie.verify()
+
+
 def test_items_that_share_a_path_share_a_leaf():
     trie = ItemTrie.build([[1, 9], [2, 9], [1, 9]], [30, 20, 10])
     assert len(trie) == 2
