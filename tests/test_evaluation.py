@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from hf_rec.columns import sequence_features
 from hf_rec.data.catalog import Catalog
 from hf_rec.evaluation import compare_runs, evaluate_recommender
-from hf_rec.metrics.ranking import NOT_LISTED
+from hf_rec.metrics.ranking import NOT_LISTED, rank_bounds, ranking_metrics
 from hf_rec.runs import read_metrics, read_predictions
 
 
@@ -299,3 +299,22 @@ def test_two_processes_write_what_one_writes(tmp_path):
     evaluate(ListsOnly([1, 2, 2, 3, 0, 2]), pairs, tmp_path / "one")
     assert read_predictions(tmp_path / "one").equals(read_predictions(tmp_path / "two"))
     assert read_metrics(tmp_path / "one")["metrics"] == read_metrics(tmp_path / "two")["metrics"]
+
+
+def test_a_language_model_is_ranked_as_its_scores_say(tmp_path, tiny_catalog, bpe_tokenizer, tiny_lm):
+    """As many beams as leaves: ranks from lists of four are those from the scores of all twelve items."""
+    from hf_rec.data.prompts import Prompt
+    from hf_rec.generation.recommend import LanguageModelRecommender
+    from hf_rec.trie.item_trie import ItemTrie
+
+    prompt = Prompt(bpe_tokenizer, tiny_catalog)
+    trie = ItemTrie.build(prompt.encode_items()).csr()
+    recommender = LanguageModelRecommender(tiny_lm(), bpe_tokenizer, tiny_catalog, prompt, trie)
+    histories = [[row % 12, (5 * row) % 12] for row in range(24)]
+    rows = make_rows([(f"u{row}", history, row % 12) for row, history in enumerate(histories)])
+    metrics = evaluate_recommender(recommender, rows, tmp_path / "run", ks=(1, 4), name="lm", num_beams=12)
+    scores = recommender.score([[100 + row for row in history] for history in histories], tiny_catalog.ids)
+    expected = ranking_metrics(*rank_bounds(np.stack(scores).round(4), np.arange(24) % 12), (1, 4))
+    found = {key.rpartition("/")[2]: value["mean"] for key, value in metrics["metrics"].items() if "level" not in key}
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert metrics["search"] == "beam12" and metrics["certified_share"] == 1.0
