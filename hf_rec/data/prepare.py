@@ -196,12 +196,12 @@ def _split_rule(source: str, split: str | None) -> str:
 
 
 def _as_json(options: dict[str, Any]) -> dict[str, Any]:
-    """Options for the card. Of paths the last part alone: where a file lies on a machine is nobody's concern."""
+    """Options for the card. Of absolute paths the last part alone: where a file lies on a machine does not matter."""
     plain = {}
     for name, value in options.items():
         paths = value if isinstance(value, list | tuple) else [value]
         if name in ("path", "items", "meta"):
-            paths = [None if path is None else Path(path).name for path in paths]
+            paths = [Path(path).name if path and Path(path).is_absolute() else path for path in paths]
         plain[name] = paths if isinstance(value, list | tuple) else paths[0]
     return plain
 

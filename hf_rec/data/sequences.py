@@ -207,17 +207,15 @@ def ready_made(splits: Mapping[str, Dataset]) -> DatasetDict:
     made = {}
     for starts, (name, dataset) in zip(supervise_from, splits.items(), strict=True):
         columns = dataset[:]
-        made[name] = Dataset.from_dict(
-            {
-                USER_ID: columns[USER_ID],
-                HISTORY: [events[:-1] for events in columns[EVENTS]],
-                HISTORY_TIMESTAMPS: [[] for _ in starts],
-                TARGET: [events[-1] for events in columns[EVENTS]],
-                TIMESTAMP: columns[TIMESTAMP],
-                SUPERVISE_FROM: starts,
-            },
-            features=sequence_features(),
-        )
+        made_columns = {
+            USER_ID: columns[USER_ID],
+            HISTORY: [events[:-1] for events in columns[EVENTS]],
+            HISTORY_TIMESTAMPS: [[] for _ in starts],
+            TARGET: [events[-1] for events in columns[EVENTS]],
+            TIMESTAMP: columns[TIMESTAMP],
+            SUPERVISE_FROM: starts,
+        }
+        made[name] = Dataset(pa.table(made_columns, schema=sequence_features().arrow_schema))
     return DatasetDict(made)
 
 
@@ -262,7 +260,7 @@ def distinct_labels(dataset: Dataset, supervise: str = "all") -> int:
 
 
 def seen_items(dataset: Dataset) -> set[int]:
-    """Catalog rows that occur in a split, in a history or as a target: the warm items, where it is the training split."""
+    """Catalog rows that occur in a split, in a history or as a target: the warm items, if it is the training split."""
     history = pc.list_flatten(_column(dataset, HISTORY)).unique().to_pylist()
     return {*history, *_column(dataset, TARGET).unique().to_pylist()}
 
