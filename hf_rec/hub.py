@@ -19,13 +19,14 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import hf_rec
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts import Prompt
 from hf_rec.generation.controls import CONTROLS
 from hf_rec.generation.recommend import LanguageModelRecommender, Recommender
+from hf_rec.generation.sequence import SequenceRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -269,7 +270,16 @@ def _load_control(folder: Path, index: dict, catalog: Catalog, device, dtype) ->
     return CONTROLS[index["kind"]].from_state(catalog, index["extra"], arrays)
 
 
-_LOADERS: dict[str, Callable] = {"language_model": _load_language_model} | dict.fromkeys(CONTROLS, _load_control)
+def _load_sequence_model(folder: Path, index: dict, catalog: Catalog, device, dtype) -> SequenceRecommender:
+    options = {} if dtype is None else {"dtype": dtype}
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+    return SequenceRecommender(model.to(device).eval(), catalog)
+
+
+_LOADERS: dict[str, Callable] = {
+    "language_model": _load_language_model,
+    SequenceRecommender.kind: _load_sequence_model,
+} | dict.fromkeys(CONTROLS, _load_control)
 
 
 def _local_folder(folder_or_hub_id: str | os.PathLike, revision: str | None) -> Path:

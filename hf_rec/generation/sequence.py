@@ -17,12 +17,12 @@ from torch import Tensor
 
 from hf_rec.columns import PADDING_ITEM
 from hf_rec.data.catalog import Catalog
-from hf_rec.generation.item_scores import CPU_BLOCK_ELEMENTS
-from hf_rec.generation.recommend import RankedRows, RawId, Recommender, evaluation_mode
+from hf_rec.generation.exact import ExactRecommender
+from hf_rec.generation.recommend import RankedRows, RawId, evaluation_mode
 from hf_rec.models.sequence_model import SequencePreTrainedModel
 
 
-class SequenceRecommender(Recommender):
+class SequenceRecommender(ExactRecommender):
     """
     A sequence model that scores all items for a history.
 
@@ -34,8 +34,10 @@ class SequenceRecommender(Recommender):
         model ([`~hf_rec.models.sequence_model.SequencePreTrainedModel`]): The model. It need not be in eval mode.
         catalog ([`Catalog`]): The items that it was trained on.
         batch_size (`int`, *optional*, defaults to `512`): Histories worked on at a time; fewer where the catalog is large, so that no
-            more than 16 MiB of scores are held.
+            more than 64 MiB of scores are held.
     """
+
+    kind = "sequence"
 
     def __init__(self, model: SequencePreTrainedModel, catalog: Catalog, batch_size: int = 512):
         super().__init__(catalog, batch_size)
@@ -59,13 +61,8 @@ class SequenceRecommender(Recommender):
             vectors[users] = self._encode([rows[user] for user in users]).float().cpu().numpy()
         return vectors
 
-    def score_all(self, histories: Sequence[Sequence[RawId]], timestamps=None) -> np.ndarray:
-        """Scores of all items in catalog order: float32 of shape `(U, N)`. `timestamps` are not read."""
-        rows = self._history_rows(histories, timestamps)
-        scores = np.empty((len(rows), len(self.catalog)), dtype=np.float32)
-        for users in self._batches(rows, self._users_at_once(self.batch_size, 1, None), "Scoring"):
-            scores[users] = self._scores([rows[user] for user in users]).cpu().numpy()
-        return scores
+    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+        return self._scores(histories).cpu().numpy()
 
     def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
         scores = self._scores(histories)
@@ -87,10 +84,6 @@ class SequenceRecommender(Recommender):
             vectors = self._encode(histories)
             scores = self.model.score_items(vectors, items.to(vectors.device)).float().cpu().numpy()
         return [scores[user, : len(rows)] for user, rows in enumerate(candidates)]
-
-    def _users_at_once(self, batch_size: int, k: int, num_beams: int | None) -> int:
-        size = super()._users_at_once(batch_size, k, num_beams)
-        return max(1, min(size, CPU_BLOCK_ELEMENTS // len(self.catalog)))
 
     @torch.no_grad()
     def _scores(self, histories: list[list[int]]) -> Tensor:

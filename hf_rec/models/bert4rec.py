@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
-from hf_rec.models.ragged import AttentionGroup, RaggedBatch
+from hf_rec.models.dropout import Dropout
+from hf_rec.models.ragged import RaggedAttention, RaggedBatch
 from hf_rec.models.sequence_model import SequenceModelConfig, SequenceModelOutput, SequencePreTrainedModel
 
 
@@ -60,13 +61,13 @@ class BERT4RecBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.inner, self.outer = nn.Linear(size, inner), nn.Linear(inner, size)
         self.feed_forward_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, states: Tensor, groups: list[AttentionGroup]) -> Tensor:
+    def forward(self, states: Tensor, attend: RaggedAttention) -> Tensor:
         projections = (self.query(states), self.key(states), self.value(states))
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in projections)
         dropout = self.attention_dropout if self.training else 0.0
-        attended = torch.cat([group.attend(query, key, value, dropout) for group in groups]).flatten(-2)
+        attended = attend(query, key, value, dropout).flatten(-2)
         states = self.attention_norm(states + self.dropout(self.output(attended)))
         return self.feed_forward_norm(states + self.dropout(self.outer(F.gelu(self.inner(states)))))
 
@@ -90,7 +91,7 @@ class BERT4RecModel(SequencePreTrainedModel):
         size = config.hidden_size
         self.position_embedding = nn.Embedding(config.max_length, size)
         self.embedding_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(BERT4RecBlock(config) for _ in range(config.num_hidden_layers))
         self.head = nn.Linear(size, size)
         self.head_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
@@ -121,9 +122,10 @@ class BERT4RecModel(SequencePreTrainedModel):
         positions = self.position_embedding(self.config.max_length - 1 - batch.age)
         states = self.item_embedding(input_ids.flatten()[batch.cells] + 1) + positions
         states = self.embedding_dropout(self.embedding_norm(states))
-        groups = batch.attention_groups(causal=False)
-        for block in self.blocks:
-            states = block(states, groups) if groups else states
+        if len(states):
+            attend = batch.attention(causal=False)
+            for block in self.blocks:
+                states = block(states, attend)
         states = self.head_norm(F.gelu(self.head(states)))
         return SequenceModelOutput(user_vector=batch.last(states), last_hidden_state=batch.pad(states))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
+from hf_rec.models.dropout import Dropout
 from hf_rec.models.sequence_model import SequenceModelConfig, SequenceModelOutput, SequencePreTrainedModel
 
 
@@ -57,7 +58,7 @@ class CaserModel(SequencePreTrainedModel):
             nn.Conv2d(1, config.num_horizontal, kernel_size=(height, size)) for height in range(1, length + 1)
         )
         self.dense = nn.Linear(config.num_vertical * size + config.num_horizontal * length, size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.output_embedding = nn.Embedding(config.num_items + 1, size, padding_idx=0)
         self.output_bias = nn.Embedding(config.num_items + 1, 1, padding_idx=0)
         self.post_init()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
+from hf_rec.models.dropout import Dropout
 from hf_rec.models.sequence_model import SequenceModelConfig, SequenceModelOutput, SequencePreTrainedModel
 
 
@@ -58,7 +59,7 @@ class FMLPRecBlock(nn.Module):
         self.inner = nn.Linear(size, 4 * size)
         self.outer = nn.Linear(4 * size, size)
         self.feed_forward_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, states: Tensor, last_only: bool) -> Tensor:
         filtered = self.filter(states)
@@ -83,7 +84,7 @@ class FMLPRecModel(SequencePreTrainedModel):
         super().__init__(config)
         self.position_embedding = nn.Embedding(config.max_length, config.hidden_size)
         self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(FMLPRecBlock(config) for _ in range(config.num_hidden_layers))
         self.post_init()
 

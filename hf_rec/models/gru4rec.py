@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
+from hf_rec.models.dropout import Dropout
 from hf_rec.models.ragged import RaggedBatch
 from hf_rec.models.sequence_model import SequenceModelConfig, SequenceModelOutput, SequencePreTrainedModel
 
@@ -46,7 +47,7 @@ class GRU4RecModel(SequencePreTrainedModel):
     def __init__(self, config: GRU4RecConfig):
         super().__init__(config)
         size = config.recurrent_size or config.hidden_size
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.gru = nn.GRU(config.hidden_size, size, config.num_hidden_layers, bias=False, batch_first=True)
         self.dense = nn.Linear(size, config.hidden_size)
         self.post_init()

@@ -51,86 +51,85 @@ class RaggedBatch:
         filled = self._sorted_lengths > 0
         return values.index_copy(0, self._order[filled], flat[self._ends[filled] - 1])
 
-    def attention_groups(self, causal: bool, padded_length: int | None = None) -> list["AttentionGroup"]:
+    def attention(self, causal: bool, padded_length: int | None = None) -> "RaggedAttention":
         """
-        Rows of about equal length, with what their attention may see.
+        Attention within the rows.
 
         Args:
             causal (`bool`): An event sees itself and older ones; otherwise all events of its row.
-            padded_length (`int`, *optional*): Length `L` up to which each row counts as padded with zero vectors that attention sees
-                too, as in the published SASRec. All of them have the score 0 and the value 0, so one column stands for them.
+            padded_length (`int`, *optional*): Length L up to which each row counts as padded with zero vectors that attention sees too,
+                as in the published SASRec. All of them have the score 0 and the value 0, so one column stands for them.
         """
-        # Reading lengths back stalls an accelerator, where padding is cheap: there all rows form one group
-        on_cpu = self.cells.device.type == "cpu"
-        lengths = self._sorted_lengths.tolist() if on_cpu else None
-        if lengths is None:
-            filled = self._sorted_lengths > 0
-            bounds = [(int((~filled).sum()), len(filled), self.shape[1])]
-        else:
-            bounds = _group_bounds(lengths)
-        groups = []
+        if self.cells.device.type == "cpu":
+            bounds = _group_bounds(self._sorted_lengths.tolist())
+        else:  # reading lengths back stalls an accelerator, where padding is cheap: all rows form one group
+            bounds = [(0, self.shape[0], self.shape[1])]
+        groups, index, inside, start = [], [], [], 0
         for first, last, longest in bounds:
-            if longest == 0 or first == last:
-                continue
-            group_lengths, ends = self._sorted_lengths[first:last], self._ends[first:last]
+            lengths, ends = self._sorted_lengths[first:last, None], self._ends[first:last, None]
             steps = torch.arange(longest, device=self.cells.device)
-            if lengths is not None and lengths[first] == longest:  # no padding: views will do
-                start = int(ends[0]) - longest
-                groups.append(AttentionGroup(slice(start, int(ends[-1])), None, last - first, longest))
-            else:
-                inside = steps < group_lengths[:, None]
-                index = (ends - group_lengths)[:, None] + steps.minimum(group_lengths[:, None] - 1)
-                groups.append(AttentionGroup(index, inside, last - first, longest))
-            groups[-1].set_mask(causal, group_lengths, padded_length)
-        return groups
+            index.append((ends - lengths + steps.minimum(lengths - 1)).clamp(min=0).flatten())
+            real = steps < lengths
+            inside.append(real.flatten().nonzero().squeeze(1) + start)
+            start += real.numel()
+            groups.append((last - first, longest, _attention_mask(real, lengths, causal, padded_length)))
+        return RaggedAttention(groups, torch.cat(index), torch.cat(inside), padded_length is not None)
 
 
-class AttentionGroup:
-    """Rows that share one call of scaled dot-product attention. Made by [`RaggedBatch.attention_groups`]."""
+class RaggedAttention:
+    """
+    Scaled dot-product attention within the rows of a [`RaggedBatch`], in groups of rows of about equal length.
 
-    def __init__(self, index: slice | Tensor, inside: Tensor | None, num_rows: int, length: int):
-        self.index = index
-        self.inside = inside  # (rows, length), None: all True
-        self.num_rows = num_rows
-        self.length = length
-        self.mask = None
-        self.has_sink = False
+    Made by [`RaggedBatch.attention`], once for all layers.
+    """
 
-    def set_mask(self, causal: bool, lengths: Tensor, padded_length: int | None) -> None:
-        device = lengths.device
-        visible = torch.ones(self.length, self.length, dtype=torch.bool, device=device)
-        if causal:
-            visible = visible.tril()[None]
-        elif self.inside is not None:
-            # A query beyond the end of its row sees everything: its result is dropped, but must not be NaN
-            visible = (self.inside[:, None, :] | ~self.inside[:, :, None]) & visible
-        else:
-            visible = visible[None]
-        if padded_length is None:
-            self.mask = visible[:, None]
-            return
-        self.has_sink = True
-        if self.inside is None:
-            lengths = lengths[:1]
-        absent = (padded_length - lengths).clamp(min=0)
-        bias = torch.zeros(len(absent), 1, self.length, self.length + 1, device=device)
-        bias[..., 1:].masked_fill_(~visible[:, None], -torch.inf)
-        bias[..., 0] = absent.float().log()[:, None, None]  # log 0 = -inf: a full row has no padding to see
-        self.mask = bias
+    def __init__(self, groups: list[tuple[int, int, Tensor]], index: Tensor, inside: Tensor, has_sink: bool):
+        self._groups = groups  # rows, length, mask of each
+        self._index = index  # real position in each place of the padded groups, which lie end to end
+        self._inside = inside  # places that are no padding
+        self._has_sink = has_sink
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-        """Attention of the rows of this group: `(T, h, e)` tensors in, `(real positions of the group, h, e)` out."""
-        query, key, value = (self._rows(states) for states in (query, key, value))
-        if self.has_sink:
-            key, value = F.pad(key, (0, 0, 1, 0)), F.pad(value, (0, 0, 1, 0))
-        mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(query.dtype)
-        states = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        states = states.transpose(1, 2)
-        return states.flatten(0, 1) if self.inside is None else states[self.inside]
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
+        """
+        Args:
+            query, key, value (`torch.Tensor` of shape `(T, h, e)`): One vector a real position and head.
+            dropout (`float`, *optional*, defaults to `0.0`): Dropout probability of the weights.
 
-    def _rows(self, states: Tensor) -> Tensor:
-        states = states[self.index]
-        return states.reshape(self.num_rows, self.length, *states.shape[-2:]).transpose(1, 2)
+        Returns:
+            `torch.Tensor` of shape `(T, h, e)`.
+        """
+        # One gather for all groups: its backward is one scatter, where slices would each fill a tensor of all positions
+        padded = torch.stack([query, key, value], dim=1).index_select(0, self._index)
+        attended = []
+        parts = padded.split([rows * length for rows, length, _ in self._groups])
+        for part, (rows, length, mask) in zip(parts, self._groups, strict=True):
+            part = part.view(rows, length, *part.shape[1:]).permute(2, 0, 3, 1, 4)  # (3, rows, h, length, e)
+            queries, keys, values = part.unbind()
+            if self._has_sink:
+                keys, values = F.pad(keys, (0, 0, 1, 0)), F.pad(values, (0, 0, 1, 0))
+            if mask.is_floating_point():
+                mask = mask.to(queries.dtype)
+            states = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+            attended.append(states.transpose(1, 2).flatten(0, 1))
+        return torch.cat(attended).index_select(0, self._inside)
+
+
+def _attention_mask(real: Tensor, lengths: Tensor, causal: bool, padded_length: int | None) -> Tensor:
+    """Mask of a group, shape `(rows or 1, 1, length, length)`; with a sink column in front, added to the scores, where padding counts."""
+    length = real.shape[1]
+    visible = torch.ones(1, length, length, dtype=torch.bool, device=real.device)
+    if causal:
+        visible = visible.tril()
+    else:
+        # A query behind the end of its row sees everything: its result is dropped, but must not be NaN
+        visible = real[:, None, :] | ~real[:, :, None]
+    if padded_length is None:
+        return visible[:, None]
+    absent = (padded_length - lengths).clamp(min=0)[:, None]  # (rows, 1, 1)
+    bias = torch.zeros(len(absent), length, length + 1, device=real.device)
+    bias[..., 1:].masked_fill_(~visible, -torch.inf)
+    bias[..., :1] = absent.float().log()  # log 0 = -inf: a full row has no padding to see
+    return bias[:, None]
 
 
 def _group_bounds(lengths: list[int], slack: float = 0.5) -> list[tuple[int, int, int]]:
@@ -140,6 +139,5 @@ def _group_bounds(lengths: list[int], slack: float = 0.5) -> list[tuple[int, int
         if length * (1 - slack) > lengths[first]:
             bounds.append((first, place, lengths[place - 1]))
             first = place
-    if lengths:
-        bounds.append((first, len(lengths), lengths[-1]))
-    return bounds
+    bounds.append((first, len(lengths), lengths[-1]))
+    return [bound for bound in bounds if bound[2]]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
-from hf_rec.models.ragged import AttentionGroup, RaggedBatch
+from hf_rec.models.dropout import Dropout
+from hf_rec.models.ragged import RaggedAttention, RaggedBatch
 from hf_rec.models.sequence_model import SequenceModelConfig, SequenceModelOutput, SequencePreTrainedModel
 
 
@@ -70,12 +71,11 @@ class SASRecAttention(nn.Module):
         self.value_bias = nn.Parameter(torch.zeros(size))
         self.output = nn.Linear(size, size)
 
-    def forward(self, query: Tensor, states: Tensor, groups: list[AttentionGroup]) -> Tensor:
+    def forward(self, query: Tensor, states: Tensor, attend: RaggedAttention) -> Tensor:
         query, key, value = self.query(query), self.key(states), self.value(states)
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in (query, key, value))
         dropout = self.dropout if self.training else 0.0
-        attended = [group.attend(query, key, value, dropout) for group in groups]
-        return self.output(torch.cat(attended).flatten(-2) + self.value_bias)
+        return self.output(attend(query, key, value, dropout).flatten(-2) + self.value_bias)
 
 
 class SASRecBlock(nn.Module):
@@ -87,11 +87,11 @@ class SASRecBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.inner = nn.Linear(config.hidden_size, config.hidden_size)
         self.outer = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, states: Tensor, groups: list[AttentionGroup]) -> Tensor:
+    def forward(self, states: Tensor, attend: RaggedAttention) -> Tensor:
         query = self.attention_norm(states)
-        attended = self.attention(query, states, groups)
+        attended = self.attention(query, states, attend)
         states = self.feed_forward_norm(attended + (states if self.residual == "input" else query))
         return states + self.dropout(self.outer(F.relu(self.dropout(self.inner(states)))))
 
@@ -109,7 +109,7 @@ class SASRecModel(SequencePreTrainedModel):
     def __init__(self, config: SASRecConfig):
         super().__init__(config)
         self.position_embedding = nn.Embedding(config.max_length, config.hidden_size)
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(SASRecBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
@@ -131,9 +131,10 @@ class SASRecModel(SequencePreTrainedModel):
         positions = self.position_embedding(length - 1 - batch.age)
         states = self.item_embedding(input_ids.flatten()[batch.cells] + 1) * math.sqrt(self.config.hidden_size)
         states = self.embedding_dropout(states + positions)
-        groups = batch.attention_groups(causal=True, padded_length=length)
-        for block in self.blocks:
-            states = block(states, groups) if groups else states
+        if len(states):
+            attend = batch.attention(causal=True, padded_length=length)
+            for block in self.blocks:
+                states = block(states, attend)
         states = self.norm(states)
         return SequenceModelOutput(user_vector=batch.last(states), last_hidden_state=batch.pad(states))
 

@@ -16,7 +16,6 @@ from transformers.utils import ModelOutput
 from hf_rec.columns import PADDING_ITEM
 
 
-
 class SequenceModelConfig(PreTrainedConfig):
     """
     Settings that all sequence models share.

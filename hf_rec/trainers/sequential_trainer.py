@@ -12,8 +12,10 @@ from transformers.utils import logging
 
 from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS, SEEN, TARGET
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.item_batches import EvaluationBatches, ItemCollator, ItemRows, TrainingBatches
+from hf_rec.data.item_batches import ItemCollator, ItemRows
 from hf_rec.generation.item_scores import rank_targets
+from hf_rec.generation.sequence import SequenceRecommender
+from hf_rec.hub import save_recommender
 from hf_rec.metrics.ranking import ranking_metrics
 from hf_rec.models.sequence_model import SequencePreTrainedModel
 from hf_rec.trainers.base_trainer import RecommenderTrainer
@@ -98,6 +100,12 @@ class SequentialTrainer(RecommenderTrainer):
                     "over processes here. Use 'dense'."
                 )
             model.set_sparse_item_gradient(True)
+
+    def recommender(self) -> SequenceRecommender:
+        """The model as it is now, under the contract of `recommend` and `score`."""
+        if self.catalog is None:
+            raise ValueError("`catalog` was not given: a recommender needs it to speak of raw item ids.")
+        return SequenceRecommender(self.accelerator.unwrap_model(self.model), self.catalog)
 
     # Data
 
@@ -259,18 +267,7 @@ class SequentialTrainer(RecommenderTrainer):
         """The catalog, and what else makes the folder a recommender."""
         if self.catalog is None:
             return
-        from hf_rec.hub import save_recommender
-
-        save_recommender(
-            output_dir,
-            catalog=self.catalog,
-            prompt=None,
-            trie=None,
-            tau=1.0,
-            scoring="exact",
-            kind="sequence",
-            tokenizer=None,
-        )
+        save_recommender(output_dir, catalog=self.catalog, kind=SequenceRecommender.kind, scoring="exact")
 
 
 def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> str:

@@ -1,0 +1,90 @@
+"""
+Train a sequence model (SASRec, GRU4Rec, FMLP-Rec, Caser, BERT4Rec) on item ids and rank the test rows.
+
+accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sequential.py \
+    --config recipes/configs/sequential/beauty_sasrec.yaml
+
+A run that was cut off goes on from its last checkpoint with `--resume_from_checkpoint last`.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+import hf_rec.models  # noqa: F401  registers the sequence models with the Auto classes
+from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.cost import measured_cost
+from hf_rec.data.prepare import load_prepared
+from hf_rec.data.sequences import distinct_labels, seen_items
+from hf_rec.evaluation import evaluate_recommender
+from hf_rec.trainers.sequential_config import SequentialConfig
+from hf_rec.trainers.sequential_trainer import SequentialTrainer
+
+
+@dataclass
+class SequenceModelArguments:
+    """Which model; what is not given has the default of its config class."""
+
+    model_type: str = field(default="sasrec", metadata={"help": "sasrec, gru4rec, fmlprec, caser or bert4rec."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of the item vectors."})
+    max_length: int | None = field(default=None, metadata={"help": "Newest events of a history that are read."})
+    dropout: float | None = field(default=None, metadata={"help": "Dropout probability."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of SASRec and BERT4Rec."})
+    residual: str | None = field(default=None, metadata={"help": "SASRec: 'input' or 'query'."})
+
+    def config(self, num_items: int):
+        """The model's config; an option that the model does not have is an error."""
+        config = AutoConfig.for_model(self.model_type, num_items=num_items)
+        for option in fields(self)[1:]:
+            if (value := getattr(self, option.name)) is not None:
+                if not hasattr(config, option.name):
+                    raise ValueError(f"`{option.name}` is no option of {self.model_type}: leave it out.")
+                config = config.from_dict(config.to_dict() | {option.name: value})
+        return config
+
+
+def main(data_args: DataArguments, training_args: SequentialConfig, model_args: SequenceModelArguments) -> None:
+    # 1. Items and users
+    catalog, splits, card = load_prepared(data_args.data_dir)
+    train = select_rows(splits[data_args.train_split], data_args.max_train_samples)
+    validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
+
+    # 2. Model
+    set_seed(training_args.seed)
+    model = AutoModel.from_config(model_args.config(len(catalog)))
+
+    # 3. Train
+    trainer = SequentialTrainer(model, training_args, train_dataset=train, eval_dataset=validation, catalog=catalog)
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint == "last":
+        folder = Path(training_args.output_dir)
+        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    with measured_cost(
+        training_rows=len(train),
+        distinct_labels=distinct_labels(train, training_args.supervise),
+        seed=training_args.seed,
+    ) as cost:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+
+    # 4. Rank the test rows, once
+    if training_args.do_predict:
+        evaluate_recommender(
+            trainer.recommender(),
+            select_rows(splits[data_args.test_split], data_args.max_test_samples),
+            f"{training_args.output_dir}/{data_args.test_split}",
+            split=data_args.test_split,
+            split_rule=card["split"]["rule"],
+            seen=training_args.seen,
+            name=training_args.run_name or f"{model_args.model_type} {training_args.loss_type}",
+            warm_items=seen_items(train),
+            cost=cost,
+        )
+
+
+if __name__ == "__main__":
+    main(*parse_arguments((DataArguments, SequentialConfig, SequenceModelArguments)))
