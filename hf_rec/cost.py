@@ -1,9 +1,15 @@
 """What a training run took, as tables show it beside every metric."""
 
+import json
 import resource
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+COST_FILE = "cost.json"
 
 
 def peak_memory_bytes() -> int:
@@ -31,3 +37,14 @@ def measured_cost(**known):
     yield cost
     cost["seconds"] = time.perf_counter() - start
     cost["peak_memory"] = peak_memory_bytes()
+
+
+def write_cost(folder: str, cost: dict[str, Any]) -> None:
+    """Keep a cost beside the model it paid for, for evaluations to come."""
+    Path(folder, COST_FILE).write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+
+
+def read_cost(folder: str) -> dict[str, Any]:
+    """The cost kept in a model folder; empty where none is."""
+    path = Path(folder, COST_FILE)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

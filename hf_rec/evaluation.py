@@ -131,6 +131,8 @@ def evaluate_recommender(
             "search": ranker.search,
             "seen": seen,
             "ks": list(ks),
+            "scoring": getattr(recommender, "scoring", None),
+            "tau": getattr(recommender, "tau", None),
             "protocol": f"full/search={ranker.search}/seen={seen}/split={split_rule}",
         }
         metrics = _summary(settings, rows, predictions, recommender.catalog)

@@ -10,7 +10,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import MSLConfig, MSLTrainer
 from hf_rec.arguments import DataArguments, parse_arguments, select_rows
-from hf_rec.cost import measured_cost
+from hf_rec.cost import measured_cost, write_cost
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
 from hf_rec.evaluation import evaluate_recommender
@@ -50,6 +50,7 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()
+    write_cost(training_args.output_dir, cost)
 
     # 4. Rank the test rows, once
     if training_args.do_predict:

@@ -315,6 +315,7 @@ class MSLTrainer(RecommenderTrainer):
                     num_beams=max(num_beams, _RANKED),
                     tau=self.tau,
                     scoring=self.args.scoring,
+                    num_results=_RANKED,
                 )
                 width = min(_RANKED, found.leaves.shape[1])
                 leaves[:, :width], scores[:, :width] = found.leaves[:, :width], found.scores[:, :width]

@@ -146,6 +146,22 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_temperature(make_tra
         assert torch.equal(one, other)
 
 
+def test_the_best_model_by_constrained_ranking_is_kept(make_trainer):
+    trainer = make_trainer(
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="ndcg@10",
+        max_steps=3,
+    )
+    trainer.train()
+    values = [entry["eval_ndcg@10"] for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
+    assert trainer.state.best_metric == max(values)
+    assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(max(values))
+
+
 def test_the_temperature_of_the_best_weights_comes_back_with_them(make_trainer):
     trainer = make_trainer(
         adaptive_tau=True,
