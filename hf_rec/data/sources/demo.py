@@ -6,7 +6,7 @@ beaten by whoever reads the sequence:
 
 - within a series, users go on in the direction they are going: after parts 2, 3 comes 4, after parts 3, 2 comes 1;
 - whoever enters a series from a nostalgic genre works backwards;
-- the genre of the last two films decides the next genre, while the genre of the last one alone says nothing;
+- the next genre is that of the film before last; two films of one genre in a row bring up another one;
 - among the films of that genre, recent and popular ones and four "fans of the last film" favourites are preferred;
 - and a part of the choices is noise.
 """
@@ -123,7 +123,8 @@ def load_demo(num_users: int = 3000, seed: int = 0) -> tuple["Dataset", Catalog]
 
     Returns:
         `tuple[datasets.Dataset, Catalog]`: The interactions, with the raw columns `user_id`, `item_id` and `timestamp`
-        (seconds), and the catalog of 300 films with title, year and genre.
+        (seconds), and the catalog of 300 films with title, year and genre, those of a series with its number and
+        `part` too.
     """
     from datasets import Dataset
 
@@ -133,8 +134,9 @@ def load_demo(num_users: int = 3000, seed: int = 0) -> tuple["Dataset", Catalog]
     films = _make_films(rng)
     ids = [f"tt{1_000_000 + 37 * row}" for row in range(NUM_FILMS)]
     catalog = Catalog.from_records(
-        {ITEM_ID: item_id, TITLE: title, "year": year, "genre": GENRES[genre]}
-        for item_id, title, year, genre in zip(ids, films.titles, films.years, films.genre, strict=True)
+        {ITEM_ID: ids[row], TITLE: films.titles[row], "year": films.years[row], "genre": GENRES[films.genre[row]]}
+        | ({"series": int(films.series[row]), "part": int(films.part[row])} if films.part[row] else {})
+        for row in range(NUM_FILMS)
     )
 
     popularity = rng.permutation(1.0 / np.arange(3, NUM_FILMS + 3))
@@ -215,7 +217,8 @@ def _next_film(films: _Films, popularity, favourites, rows: list[int], day: floa
         sequel = _sequel(films, before, last)
         if sequel >= 0 and weights[sequel] > 0 and rng.random() < 0.8:
             return sequel
-        mood = (films.genre[before] + 2 * films.genre[last] + 1) % len(GENRES)
+        same = films.genre[before] == films.genre[last]
+        mood = (films.genre[before] + same) % len(GENRES)
         weights *= np.where(films.genre == mood, 1.0, 0.02)
         weights[favourites[last]] *= 12.0
     return int(rng.choice(NUM_FILMS, p=weights / weights.sum()))
