@@ -1,0 +1,81 @@
+"""
+Losses that teach a language model to retrieve items and to keep a sequence model's sense of order
+(LLM-SRec, https://huggingface.co/papers/2502.13909).
+
+Shapes: B users · K negatives of a user · M negatives shared by all users · d width of the vectors. Every loss is a mean
+over users, in nats or without unit; sums run in float32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+MATCH_FORMS = ("mse", "infonce")
+
+
+def retrieval_loss(user: Tensor, positive: Tensor, negative: Tensor, keep: Tensor | None = None) -> Tensor:
+    """
+    Cross-entropy of each user's item against negatives, by raw dot products.
+
+    Args:
+        user (`torch.Tensor` of shape `(B, d)`): User vectors.
+        positive (`torch.Tensor` of shape `(B, d)`): Vector of the item that each user chose.
+        negative (`torch.Tensor` of shape `(B, K, d)` or `(M, d)`): Negatives of each user, or the same for all.
+        keep (`torch.Tensor` of shape `(B, K)` or `(B, M)`, *optional*): False where a negative must not count for a
+            user, as where it is the user's own item.
+
+    Returns:
+        `torch.Tensor`: Scalar, nats a user. 0 without negatives.
+    """
+    user, positive, negative = user.float(), positive.float(), negative.float()
+    own = (user * positive).sum(dim=1, keepdim=True)
+    others = user @ negative.t() if negative.dim() == 2 else (negative @ user[:, :, None]).squeeze(2)
+    if keep is not None:
+        others = others.masked_fill(~keep, -torch.inf)
+    return (torch.cat([own, others], dim=1).logsumexp(dim=1) - own.squeeze(1)).mean()
+
+
+def match_loss(user: Tensor, teacher: Tensor, form: str = "mse", temperature: float = 0.07) -> Tensor:
+    """
+    How far the user vectors are from those of the teacher, in direction.
+
+    Args:
+        user (`torch.Tensor` of shape `(B, d)`): User vectors of the language model.
+        teacher (`torch.Tensor` of shape `(B, d)`): User vectors of the sequence model, in the same space.
+        form (`str`, *optional*, defaults to `"mse"`): `"mse"`: mean over users and dimensions of the squared difference of
+            the unit vectors, as published; between 0 and 4 / d. `"infonce"`: each user must find the teacher's vector of
+            the same user among those of the batch, by cosine; 0 for a batch of one.
+        temperature (`float`, *optional*, defaults to `0.07`): Temperature of `"infonce"`, greater than 0.
+
+    Returns:
+        `torch.Tensor`: Scalar.
+    """
+    if form not in MATCH_FORMS:
+        raise ValueError(f"`form` must be one of {MATCH_FORMS}, got {form!r}.")
+    user, teacher = F.normalize(user.float(), dim=1), F.normalize(teacher.float(), dim=1)
+    if form == "mse":
+        return F.mse_loss(user, teacher)
+    if not temperature > 0:
+        raise ValueError(f"`temperature` must be greater than 0, got {temperature}.")
+    return F.cross_entropy(user @ teacher.t() / temperature, torch.arange(len(user), device=user.device))
+
+
+def uniformity_loss(vectors: Tensor, scale: float = 2.0) -> Tensor:
+    """
+    Mean over pairs of `exp(-scale * squared distance)` of the unit vectors: 1 where all are equal, small where they spread
+    over the sphere (https://huggingface.co/papers/2005.10242, without its logarithm, as LLM-SRec has it).
+
+    Args:
+        vectors (`torch.Tensor` of shape `(B, d)`): Vectors of any length.
+        scale (`float`, *optional*, defaults to `2.0`): Sharpness, greater than 0.
+
+    Returns:
+        `torch.Tensor`: Scalar between 0 and 1; 0 for fewer than two vectors, which have no pair.
+    """
+    vectors = F.normalize(vectors.float(), dim=1)
+    if len(vectors) < 2:
+        return vectors.sum() * 0.0  # keeps the graph, so that a step of one user has a gradient of zero
+    first, second = torch.triu_indices(len(vectors), len(vectors), 1, device=vectors.device)
+    squared = 2.0 - 2.0 * (vectors @ vectors.t())[first, second]
+    return squared.mul(-scale).exp().mean()
