@@ -3,8 +3,8 @@ A whole training step of a small LM with a large vocabulary: ours against dense 
 
 python benchmarks/training_step.py [--vocab_size 128256 --hidden_size 512 --layers 4 --batch_size 4 --length 384]
 
-A step is forward, backward and AdamW on LoRA weights; body and head are the same Llama blocks in both ways, which alternate in one
-process. The trie is that of benchmarks/trie_loss.py.
+A step is forward, backward and AdamW on LoRA weights; body and head are the same Llama blocks in both ways, which
+alternate in one process. The trie is that of benchmarks/trie_loss.py.
 """
 
 import argparse

@@ -7,9 +7,9 @@ python benchmarks/trie_loss.py [--vocab_size 128256 --hidden_size 1024 --batch_s
 - fair: the head at the answer positions only, then the children of each position gathered from rows of V logits;
 - ours: `valid_logits`, the head on the columns that the trie allows.
 
-Each way runs in a process of its own: time is the best of several runs of forward and backward to the hidden states, memory
-the growth of the peak resident size over what inputs and head take. The trie holds the Books titles where HF_REC_DATA is set, else generated
-titles, with token ids spread over the vocabulary. The head is frozen.
+Each way runs in a process of its own: time is the best of several runs of forward and backward to the hidden states,
+memory the growth of the peak resident size over what inputs and head take. The trie holds the Books titles where
+HF_REC_DATA is set, else generated titles, with token ids spread over the vocabulary. The head is frozen.
 """
 
 import argparse
@@ -123,7 +123,9 @@ def measure(way: str, args: argparse.Namespace, queue) -> None:
     first = step()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     runs = [step() for _ in range(2 if way == "dense" else args.repeats)]
-    queue.put({"seconds": min(run[0] for run in [first, *runs]), "loss": first[1], "grad": first[2], "mib": memory / 1024})
+    queue.put(
+        {"seconds": min(run[0] for run in [first, *runs]), "loss": first[1], "grad": first[2], "mib": memory / 1024}
+    )
 
 
 def main() -> None:
@@ -143,9 +145,7 @@ def main() -> None:
         results[way] = queue.get()
     print(f"{'way':8}{'seconds':>12}{'extra MiB':>12}{'loss':>12}{'gradient':>12}")
     for way, result in results.items():
-        print(
-            f"{way:8}{result['seconds']:12.5f}{result['mib']:12.1f}{result['loss']:12.5f}{result['grad']:12.5f}"
-        )
+        print(f"{way:8}{result['seconds']:12.5f}{result['mib']:12.1f}{result['loss']:12.5f}{result['grad']:12.5f}")
     ours = results["ours"]
     for way in ("dense", "fair"):
         other = results[way]

@@ -1,4 +1,6 @@
-"""Strict types for the fields of argument dataclasses: YAML files and keyword arguments are not checked by argparse."""
+"""
+Strict types for the fields of argument dataclasses: YAML files and keyword arguments are not checked by argparse.
+"""
 
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -33,4 +35,6 @@ def check_field_types(config: Any, owner: type) -> None:
         value = getattr(config, name)
         if not _matches(value, hints[name]):
             wanted = getattr(hints[name], "__name__", None) if get_origin(hints[name]) is None else str(hints[name])
-            raise TypeError(f"`{name}` must be of type {wanted or hints[name]}, got {value!r} ({type(value).__name__}).")
+            raise TypeError(
+                f"`{name}` must be of type {wanted or hints[name]}, got {value!r} ({type(value).__name__})."
+            )

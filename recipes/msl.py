@@ -54,16 +54,17 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
 
     # 4. Rank the test rows, once
     if training_args.do_predict:
-        evaluate_recommender(
-            trainer.recommender(),
-            select_rows(splits[data_args.test_split], data_args.max_test_samples),
-            f"{training_args.output_dir}/{data_args.test_split}",
-            split=data_args.test_split,
-            split_rule=card["split"]["rule"],
-            name=training_args.run_name or training_args.loss_type,
-            warm_items=seen_items(train),
-            cost=cost,
-        )
+        with trainer.whole_weights():
+            evaluate_recommender(
+                trainer.recommender(),
+                select_rows(splits[data_args.test_split], data_args.max_test_samples),
+                f"{training_args.output_dir}/{data_args.test_split}",
+                split=data_args.test_split,
+                split_rule=card["split"]["rule"],
+                name=training_args.run_name or training_args.loss_type,
+                warm_items=seen_items(train),
+                cost=cost,
+            )
 
 
 if __name__ == "__main__":

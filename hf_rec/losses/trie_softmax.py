@@ -1,8 +1,8 @@
 """
 Softmax losses over the tokens an item trie allows (MSL, https://huggingface.co/papers/2504.04178).
 
-Shapes: N labelled positions · V vocabulary size · C most children of any of the N trie nodes · E children of all N nodes,
-laid end to end. Unit: nats. Every sum of exponentials is taken in float32, whatever the dtype of the logits.
+Shapes: N labelled positions · V vocabulary size · C most children of any of the N trie nodes · E children of all N
+nodes, laid end to end. Unit: nats. Every sum of exponentials is taken in float32, whatever the dtype of the logits.
 """
 
 from typing import NamedTuple
@@ -87,18 +87,17 @@ def chunked_cross_entropy(logits: Tensor, targets: Tensor, tau: float = 1.0, chu
         logits (`torch.Tensor` of shape `(N, V)`): Next-token scores, any float dtype.
         targets (`torch.Tensor` of shape `(N,)`): Token ids.
         tau (`float`, *optional*, defaults to `1.0`): Temperature; divides the logits and multiplies the loss.
-        chunk_size (`int`, *optional*, defaults to `1024`): Rows in float32 at a time; the backward pass recomputes them.
+        chunk_size (`int`, *optional*, defaults to `1024`): Rows in float32 at a time; the backward pass recomputes
+            them.
 
     Returns:
         `torch.Tensor` of shape `(N,)`: Loss per position.
     """
+    chunks = zip(logits.split(chunk_size), targets.split(chunk_size), strict=True)
     if logits.shape[0] <= chunk_size or not logits.requires_grad:
-        parts = [_rows_cross_entropy(*rows, tau) for rows in zip(logits.split(chunk_size), targets.split(chunk_size))]
+        parts = [_rows_cross_entropy(*rows, tau) for rows in chunks]
     else:
-        parts = [
-            checkpoint(_rows_cross_entropy, *rows, tau, use_reentrant=False)
-            for rows in zip(logits.split(chunk_size), targets.split(chunk_size))
-        ]
+        parts = [checkpoint(_rows_cross_entropy, *rows, tau, use_reentrant=False) for rows in chunks]
     return torch.cat(parts) if parts else logits.new_zeros(0, dtype=torch.float32)
 
 
@@ -153,11 +152,12 @@ def adaptive_temperature(
         valid_variance (`float` or `torch.Tensor`): Variance of the logits of all valid tokens, at least 0.
         num_valid (`float` or `torch.Tensor`): Number of valid tokens a position.
         eta (`float`): Wanted probability, between 0 and 1.
-        tau_max (`float`, *optional*, defaults to `5.0`): Returned where no temperature can be found: `num_valid * eta <= 1` or `D <= 0`.
+        tau_max (`float`, *optional*, defaults to `5.0`): Returned where no temperature can be found: `num_valid * eta
+            <= 1` or `D <= 0`.
 
     Returns:
-        `torch.Tensor`, float64: The temperature; not clamped otherwise. A negative discriminant (the positive cannot be
-        that improbable) counts as 0.
+        `torch.Tensor`, float64: The temperature; not clamped otherwise. A negative discriminant (the positive cannot
+        be that improbable) counts as 0.
     """
     positive_mean, valid_mean, valid_variance, num_valid = (
         torch.as_tensor(value, dtype=torch.float64) for value in (positive_mean, valid_mean, valid_variance, num_valid)

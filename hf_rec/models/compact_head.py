@@ -2,8 +2,8 @@
 The LM head of a causal LM, on chosen positions and chosen columns only.
 
 A trie-masked loss or search needs the logits of a few tokens at a few positions, while `model(...)` computes all
-`[B, T, V]`. Here the head selects inside its own forward, so the hooks of DDP, ZeRO and FSDP, the scaling and soft-capping
-that some models apply to their logits, and LoRA on the head all do what they do without us.
+`[B, T, V]`. Here the head selects inside its own forward, so the hooks of DDP, ZeRO and FSDP, the scaling and
+soft-capping that some models apply to their logits, and LoRA on the head all do what they do without us.
 
 Shapes: B rows · T tokens · P chosen positions · U chosen columns · V vocabulary size · H hidden size.
 """
@@ -79,8 +79,8 @@ class CompactHead:
         linears = None if layer is None else _output_linears(layer)
         if linears is None:
             logger.warning_once(
-                f"The output layer of {type(model).__name__} is a {type(layer).__name__}, which cannot be computed on a "
-                "few columns: whole rows of logits are computed instead (slower, same numbers)."
+                f"The output layer of {type(model).__name__} is a {type(layer).__name__}, which cannot be computed on "
+                "a few columns: whole rows of logits are computed instead (slower, same numbers)."
             )
             return None
         present = layer.__dict__.get(_ATTRIBUTE)
@@ -107,7 +107,8 @@ class CompactHead:
     @contextmanager
     def select_blocks(self, blocks: list[tuple[Tensor, Tensor]]):
         """
-        Within this context `model(...).logits` has shape `(1, 1, P1 * U1 + P2 * U2 + ...)`: the blocks, laid end to end.
+        Within this context `model(...).logits` has shape `(1, 1, P1 * U1 + P2 * U2 + ...)`: the blocks, laid end to
+        end.
 
         Positions that need the same columns share a block, so that no position pays for the columns of another block.
 
@@ -133,7 +134,7 @@ class CompactHead:
         if self._positions is None:
             return F.linear(hidden, linear.weight, linear.bias)
         parts = hidden.split([num_rows for num_rows, _ in self._blocks], dim=1)
-        outputs = [_linear_on(linear, part, columns) for part, (_, columns) in zip(parts, self._blocks)]
+        outputs = [_linear_on(linear, part, columns) for part, (_, columns) in zip(parts, self._blocks, strict=True)]
         if not self._flat:
             return outputs[0]
         return torch.cat([output.flatten() for output in outputs])[None, None]

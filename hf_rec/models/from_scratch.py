@@ -1,4 +1,6 @@
-"""A small causal LM and its tokenizer, made from a catalog's titles: for experiments where no pretrained model is wanted."""
+"""
+A small causal LM and its tokenizer, made from a catalog's titles: for experiments where no pretrained model is wanted.
+"""
 
 from collections.abc import Iterable
 

@@ -10,8 +10,8 @@ from hf_rec.fields import check_field_types
 @dataclass
 class RecommenderConfig(TrainingArguments):
     """
-    [`~transformers.TrainingArguments`] with strict types for our own fields, and without arguments that our losses would
-    ignore.
+    [`~transformers.TrainingArguments`] with strict types for our own fields, and without arguments that our losses
+    would ignore.
     """
 
     def __post_init__(self):
@@ -30,5 +30,5 @@ class RecommenderConfig(TrainingArguments):
             )
         if self.use_liger_kernel:
             raise ValueError(
-                "`use_liger_kernel` must be False: it replaces the loss inside the model, which this trainer does not use."
+                "`use_liger_kernel` must be False: it replaces the loss inside the model, which is not used here."
             )

@@ -1,6 +1,7 @@
-"""The thin base of the trainers: what is refused, what is logged, and the recommender files beside every weight file."""
+"""The thin base of the trainers: what is refused and logged, and the recommender files beside every weight file."""
 
 from collections import defaultdict
+from contextlib import contextmanager
 
 from transformers import Trainer
 
@@ -43,6 +44,25 @@ class RecommenderTrainer(Trainer):
         # DDP averages gradients over processes
         scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return total * scale / num_items_in_batch.clamp(min=1)
+
+    @contextmanager
+    def whole_weights(self):
+        """
+        Gather sharded weights on every process. A search takes as many passes as its users need, other ones on each
+        process, so that ZeRO-3 and FSDP could not gather layer by layer without waiting for each other forever.
+        """
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            yield
+            return
+        from trl.models import unwrap_model_for_generation
+
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
+            yield
+
+    def evaluation_loop(self, *args, **kwargs):
+        """As in [`~transformers.Trainer`], with whole weights on every process."""
+        with self.whole_weights():
+            return super().evaluation_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what the loss noted since the last training log, and hand on to Trainer."""

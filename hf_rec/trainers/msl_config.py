@@ -8,12 +8,13 @@ from hf_rec.trainers.base_config import RecommenderConfig
 @dataclass
 class MSLConfig(RecommenderConfig):
     """
-    Arguments of [`MSLTrainer`], on top of those of [`~transformers.TrainingArguments`]. Defaults of the temperature are
-    those of the released code of MSL (https://huggingface.co/papers/2504.04178).
+    Arguments of [`MSLTrainer`], on top of those of [`~transformers.TrainingArguments`]. Defaults of the temperature
+    are those of the released code of MSL (https://huggingface.co/papers/2504.04178).
 
     Parameters:
         loss_type (`str`, *optional*, defaults to `"msl"`):
-            `"msl"`: softmax over the tokens that continue a real item. `"lml"`: plain SFT, softmax over the vocabulary.
+            `"msl"`: softmax over the tokens that continue a real item. `"lml"`: plain SFT, softmax over the
+            vocabulary.
         tau (`float`, *optional*, defaults to `1.0`):
             Temperature of the softmax, greater than 0. With `adaptive_tau` the value before the first step, brought
             into `[tau_min, tau_max]`.
@@ -54,7 +55,9 @@ class MSLConfig(RecommenderConfig):
     eta: float = field(default=0.25, metadata={"help": "Wanted probability of an item's first token, in (0, 1)."})
     tau_min: float = field(default=1.5, metadata={"help": "Lower limit of the adaptive temperature."})
     tau_max: float = field(default=5.0, metadata={"help": "Upper limit of the adaptive temperature."})
-    supervise: str = field(default="last", metadata={"help": "'last': the target is the label; 'all': the history too."})
+    supervise: str = field(
+        default="last", metadata={"help": "'last': the target is the label; 'all': the history too."}
+    )
     scoring: str = field(default="valid", metadata={"help": "'valid' or 'full_vocab'."})
     prompt_form: str = field(default="plain", metadata={"help": "'plain', 'alpaca' or 'chat'."})
     max_length: int = field(default=512, metadata={"help": "Tokens of prompt and answer."})

@@ -88,8 +88,8 @@ class MSLTrainer(RecommenderTrainer):
     Trainer of language models that recommend by writing an item's title (MSL, https://huggingface.co/papers/2504.04178).
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]): A causal LM, a `PeftModel` over one, or a name or folder for
-            `from_pretrained` (with `args.model_init_kwargs`).
+        model (`str` or [`~transformers.PreTrainedModel`]): A causal LM, a `PeftModel` over one, or a name or folder
+            for `from_pretrained` (with `args.model_init_kwargs`).
         args ([`MSLConfig`], *optional*): Arguments; the output folder is `<model name>-MSL` without them.
         train_dataset (`datasets.Dataset` or `IterableDataset`): Rows `{history, target}` (catalog rows; also
             `supervise_from` for `supervise="all"`), tokenised here, or rows `{input_ids, labels}`, taken as they are.
@@ -178,7 +178,7 @@ class MSLTrainer(RecommenderTrainer):
         return self.temperature.tau
 
     def recommender(self) -> LanguageModelRecommender:
-        """The model as it is now, under the contract of `recommend` and `score`."""
+        """The model as it is now, under the contract of `recommend` and `score`; sharded, within `whole_weights()`."""
         return LanguageModelRecommender(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
@@ -206,7 +206,7 @@ class MSLTrainer(RecommenderTrainer):
             )
         if supervise == "all" and SUPERVISE_FROM not in columns:
             raise ValueError(
-                f"`supervise='all'` needs the column `{SUPERVISE_FROM}`, so that an event is a label in one window only."
+                f"`supervise='all'` needs the column `{SUPERVISE_FROM}`: an event must be a label in one window only."
             )
         how = {"prompt": self.prompt, "supervise": supervise}
         if isinstance(dataset, IterableDataset):
@@ -229,7 +229,9 @@ class MSLTrainer(RecommenderTrainer):
         return self._with_ranking_collator(super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset):
-        return self._with_ranking_collator(super().get_test_dataloader, self._tokenised(test_dataset, self.args, "last"))
+        return self._with_ranking_collator(
+            super().get_test_dataloader, self._tokenised(test_dataset, self.args, "last")
+        )
 
     def _with_ranking_collator(self, make, dataset):
         train_collator, self.data_collator = self.data_collator, self._ranking_collator
@@ -301,6 +303,7 @@ class MSLTrainer(RecommenderTrainer):
         prompt_ids, prompt_mask, leaf = (inputs.pop(key) for key in ("prompt_ids", "prompt_mask", "target_leaf"))
         labelled = labelled_positions(inputs.pop(LABELS), inputs.pop(TRIE_NODES))
         num_beams = 2 * _RANKED if self.args.eval_num_beams is None else self.args.eval_num_beams
+        model = self.accelerator.unwrap_model(model)
         with torch.no_grad(), self.compute_loss_context_manager():
             losses = valid_logits(model, self.head, inputs, labelled, self.csr).losses(self.tau)
             nll = torch.zeros(len(leaf), device=losses.device).index_add(0, labelled.rows, losses / self.tau)
@@ -308,7 +311,7 @@ class MSLTrainer(RecommenderTrainer):
             scores = torch.full((len(leaf), _RANKED), -torch.inf, device=leaf.device)
             if num_beams:
                 found = trie_beam_search(
-                    self.accelerator.unwrap_model(model),
+                    model,
                     prompt_ids,
                     prompt_mask,
                     self.csr,

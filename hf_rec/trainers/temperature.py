@@ -103,9 +103,7 @@ class Temperature:
         if num_positive == 0 or num_logits < 2:
             return
         variance = deviations / (num_logits - 1)
-        tau = float(
-            adaptive_temperature(positive_mean, valid_mean, variance, self.num_valid, self.eta, self.tau_max)
-        )
+        tau = float(adaptive_temperature(positive_mean, valid_mean, variance, self.num_valid, self.eta, self.tau_max))
         clamped = min(max(tau, self.tau_min), self.tau_max)
         self.tau = _DECAY * self.tau + (1 - _DECAY) * clamped
         self.num_updates += 1

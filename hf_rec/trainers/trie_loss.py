@@ -1,8 +1,8 @@
 """
 From a batch to the logits of the tokens a trie allows, without the `[B, T, V]` logits of the whole vocabulary.
 
-Positions at the trie's root share thousands of columns, the others have a handful each: the two kinds are two blocks of
-the head's output, and neither pays for the columns of the other.
+Positions at the trie's root share thousands of columns, the others have a handful each: the two kinds are two blocks
+of the head's output, and neither pays for the columns of the other.
 
 Shapes: B rows · T tokens · N labelled positions, R of them at the root · E children of the others, laid end to end.
 """
@@ -121,9 +121,7 @@ def valid_logits(
     )
 
 
-def vocabulary_logits(
-    model: nn.Module, head: CompactHead | None, inputs: dict[str, Tensor], flat: Tensor
-) -> Tensor:
+def vocabulary_logits(model: nn.Module, head: CompactHead | None, inputs: dict[str, Tensor], flat: Tensor) -> Tensor:
     """
     Run the model and return whole rows of logits at chosen positions.
 

@@ -1,4 +1,6 @@
-"""Three steps of MSLTrainer on the tiny films, for tests that start it on several processes: `msl_run.py OUT BATCH`."""
+"""
+Three steps of MSLTrainer on the tiny films, for tests that start it on several processes: `msl_run.py OUT BATCH`.
+"""
 
 import json
 import sys
@@ -45,9 +47,7 @@ def main(folder: str, batch_size: int) -> None:
         disable_tqdm=True,
     )
     model = new_causal_lm(tokenizer, hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, max_length=200)
-    trainer = MSLTrainer(
-        model, args, rows(24, seed=0), rows(7, seed=1), processing_class=tokenizer, catalog=catalog
-    )
+    trainer = MSLTrainer(model, args, rows(24, seed=0), rows(7, seed=1), processing_class=tokenizer, catalog=catalog)
     trainer.train()
     metrics = trainer.evaluate()
     trainer.save_model()
