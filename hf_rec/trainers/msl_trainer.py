@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_rec.columns import DEAD_NODE, HISTORY, IGNORE_INDEX, INPUT_IDS, LABELS, SUPERVISE_FROM, TARGET, TRIE_NODES
+from hf_rec.columns import HISTORY, INPUT_IDS, LABELS, SUPERVISE_FROM, TARGET, TRIE_NODES
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.collators import PromptCollator
 from hf_rec.data.prompts import Prompt
@@ -24,6 +24,7 @@ from hf_rec.metrics.ranking import list_bounds, ranking_metrics
 from hf_rec.models.compact_head import CompactHead
 from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.msl_config import MSLConfig
+from hf_rec.trainers.ranking_collator import RankingCollator
 from hf_rec.trainers.temperature import Temperature
 from hf_rec.trainers.trie_loss import LabelledPositions, labelled_positions, valid_logits, vocabulary_logits
 from hf_rec.trie.item_trie import ItemTrie
@@ -33,44 +34,6 @@ logger = logging.get_logger(__name__)
 
 _DIAGNOSED_POSITIONS = 256  # rows of whole-vocabulary logits the diagnostic may ask for
 _RANKED = 10  # places that evaluation during training measures
-
-
-class RankingCollator:
-    """
-    Evaluation rows to tensors: prompt and answer for the likelihood, the prompt alone (left-padded) for the search.
-
-    The answer is the last labelled item of a row. `target_leaf` is its leaf in the trie.
-    """
-
-    def __init__(self, collator: PromptCollator, pad_token_id: int):
-        self.collator = collator
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
-        trie = self.collator.trie
-        batch = self.collator([{INPUT_IDS: row[INPUT_IDS], LABELS: row[LABELS]} for row in rows])
-        labels, nodes = batch[LABELS], batch[TRIE_NODES]
-        positions = torch.arange(labels.shape[1])
-        start = torch.where(nodes == trie.root, positions, -1).amax(1)  # of the last item's path
-        earlier = positions < start[:, None]
-        labels = labels.masked_fill(earlier, IGNORE_INDEX)
-        nodes = nodes.masked_fill(earlier, DEAD_NODE)
-        last = torch.where(labels != IGNORE_INDEX, positions, -1).amax(1, keepdim=True)
-        leaf = trie.leaf(trie.step(nodes.gather(1, last), labels.gather(1, last)).squeeze(1))
-        forced = (nodes >= 0) & (trie.num_children[nodes.clamp(min=0)] == 1)
-        prompt, mask = batch["input_ids"], batch["attention_mask"]
-        width = int(start.max())
-        columns = torch.arange(width) - (width - start[:, None])  # left padding: every prompt ends at the same column
-        inside = columns >= 0
-        return {
-            "input_ids": prompt,
-            "attention_mask": mask,
-            LABELS: labels.masked_fill(forced, IGNORE_INDEX),
-            TRIE_NODES: nodes.masked_fill(forced, DEAD_NODE),
-            "prompt_ids": prompt.gather(1, columns.clamp(min=0)).masked_fill(~inside, self.pad_token_id),
-            "prompt_mask": inside.long(),
-            "target_leaf": leaf,
-        }
 
 
 class _TemperatureCallback(TrainerCallback):
