@@ -20,13 +20,15 @@ INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 LABELS = "labels"
 TRIE_NODES = "trie_nodes"
+SLOT_ITEMS = "slot_items"  # of a prompt with slots for item vectors: the item of each slot
+TEACHER_VECTOR = "teacher_vector"  # of a row: the user as a sequence model sees it
 SEEN = "seen"  # of a batch to rank: whole histories, also what the model is not shown
 
 CHOSEN = "chosen"
 REJECTED = "rejected"
 
 IGNORE_INDEX = -100  # a label that no loss counts, as in transformers
-PADDING_ITEM = -1  # fills a batch of histories; real items are catalog rows, from 0
+PADDING_ITEM = -1  # fills a batch of histories, and `slot_items` beside the slots; real items are catalog rows, from 0
 DEAD_NODE = -1  # the trie node of a token outside the trie, and of a position that is no item token
 
 
