@@ -1,8 +1,8 @@
 """
 Split rows as padded batches of catalog rows, for models that read item ids.
 
-The events of all rows stand end to end in one array; a batch is cut out of it by index arithmetic, with no Python loop over rows.
-Padding is on the left and as short as the batch allows.
+The events of all rows stand end to end in one array; a batch is cut out of it by index arithmetic, with no Python loop
+over rows. Padding is on the left and as short as the batch allows.
 
 Shapes: B rows of a batch · S longest history of the batch. Padding is -1 in items and -100 in labels.
 """
@@ -27,10 +27,11 @@ class ItemRows:
     The events of split rows: history, then target.
 
     Args:
-        histories (`list[np.ndarray]` or `tuple[np.ndarray, np.ndarray]`): Catalog rows, one array a row; or all of them end to end and
-            the number of each row.
+        histories (`list[np.ndarray]` or `tuple[np.ndarray, np.ndarray]`): Catalog rows, one array a row; or all of
+            them end to end and the number of each row.
         targets (`np.ndarray` of shape `[R]`): Catalog row of each target.
-        supervise_from (`np.ndarray` of shape `[R]`, *optional*): Index of the first event that may be a label. Default: 1.
+        supervise_from (`np.ndarray` of shape `[R]`, *optional*): Index of the first event that may be a label.
+            Default: 1.
         num_items (`int`, *optional*): Checks that all events lie in `0 .. num_items-1`.
 
     Attributes:
@@ -51,18 +52,23 @@ class ItemRows:
         self.events = np.empty(len(is_target), dtype=np.int64)
         self.events[is_target] = targets
         self.events[~is_target] = values
-        first = np.ones(len(lengths), dtype=np.int64) if supervise_from is None else np.asarray(supervise_from, np.int64)
-        self.label_starts = self.starts + first.clip(min=1)  # the first event of a row has nothing to be predicted from
+        first = (
+            np.ones(len(lengths), dtype=np.int64) if supervise_from is None else np.asarray(supervise_from, np.int64)
+        )
+        self.label_starts = self.starts + first.clip(
+            min=1
+        )  # the first event of a row has nothing to be predicted from
         if num_items is not None:
             self._check_items(num_items)
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", num_items: int | None = None) -> "ItemRows":
-        """Reads the columns `history`, `target` and, where present, `supervise_from` of a split, without Python lists."""
+        """Reads `history`, `target` and, where present, `supervise_from` of a split, without Python lists."""
         missing = [name for name in (HISTORY, TARGET) if name not in dataset.column_names]
         if missing:
             raise ValueError(
-                f"The dataset lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{name}`' for name in missing)}; it has "
+                f"The dataset lacks the column{'s' * (len(missing) > 1)} "
+                f"{', '.join(f'`{name}`' for name in missing)}; it has "
                 f"{', '.join(dataset.column_names)}. Make splits with `hf-rec prepare`."
             )
         names = [HISTORY, TARGET] + [SUPERVISE_FROM] * (SUPERVISE_FROM in dataset.column_names)
@@ -91,7 +97,8 @@ class ItemRows:
         if len(wrong):
             row = int(np.searchsorted(self.ends, wrong[0], side="right"))
             raise ValueError(
-                f"Row {row} of the dataset has the item {self.events[wrong[0]]}, but the model knows the items 0..{num_items - 1}. "
+                f"Row {row} of the dataset has the item {self.events[wrong[0]]}, but the model knows the items "
+                f"0..{num_items - 1}. "
                 "Were the splits made with another catalog?"
             )
 
@@ -103,7 +110,8 @@ class TrainingBatches:
     Args:
         rows ([`ItemRows`]): The split.
         max_length (`int`): Events that the model reads.
-        layout (`str`): What a sample is. `"sequences"`: a row, each of whose events is predicted from those before it. `"prefixes"`:
+        layout (`str`): What a sample is. `"sequences"`: a row, each of whose events is predicted from those before it.
+            `"prefixes"`:
             a label, predicted from all before it. `"masked"`: a row with its target, to be masked later.
         last_only (`bool`, *optional*, defaults to `False`): Only the target of a row is a label.
 
@@ -195,7 +203,8 @@ def _left_padded(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 class ItemCollator:
     """
-    Batches of [`TrainingBatches`] and [`EvaluationBatches`] as tensors. Also takes a list of split rows, as a stream gives them.
+    Batches of [`TrainingBatches`] and [`EvaluationBatches`] as tensors. Also takes a list of split rows, as a stream
+    gives them.
 
     Args:
         max_length (`int`): Events that the model reads.

@@ -1,7 +1,8 @@
 """
 Scores of all items for user vectors, a block of users at a time: never a [users, items] matrix.
 
-Shapes: B users · N items · H longest history. The model is a [`~hf_rec.models.sequence_model.SequencePreTrainedModel`].
+Shapes: B users · N items · H longest history. The model is a
+[`~hf_rec.models.sequence_model.SequencePreTrainedModel`].
 """
 
 from collections.abc import Iterator
@@ -37,12 +38,13 @@ def rank_targets(
         model ([`~hf_rec.models.sequence_model.SequencePreTrainedModel`]): Gives the scores.
         user_vectors (`torch.Tensor` of shape `(B, d)`): Users.
         targets (`torch.Tensor` of shape `(B,)`): Catalog row of each target.
-        seen (`torch.Tensor` of shape `(B, H)`, *optional*): Items that are not ranked, padded with -1. A target among them ranks with
-            them, behind all others.
+        seen (`torch.Tensor` of shape `(B, H)`, *optional*): Items that are not ranked, padded with -1. A target among
+            them ranks with them, behind all others.
 
     Returns:
-        `tuple`: `better` and `tied` (`int64`, the items with a higher and with the same score) and `nll` (minus log of the target's
-        share in a softmax over all items, seen or not, nats), each of shape `(B,)`. A target with the score NaN ranks last.
+        `tuple`: `better` and `tied` (`int64`, the items with a higher and with the same score) and `nll` (minus log of
+        the target's share in a softmax over all items, seen or not, nats), each of shape `(B,)`. A target with the
+        score NaN ranks last.
     """
     better, tied = torch.empty_like(targets), torch.empty_like(targets)
     nll = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)

@@ -1,10 +1,10 @@
 """
 Sequence models under the contract of all recommenders: every item is scored, so each list is certainly the best.
 
-How items that never occur in training rank: like all others, by their score. A softmax over all items, or over sampled ones, only ever
-pushes them down, so they come behind nearly everything that was seen; the logistic losses push them down as often as they are drawn.
-An item that is neither label nor negative keeps the vector it was made with, and ranks by chance. `allow` and `exclude` are the
-way to a rule of one's own.
+How items that never occur in training rank: like all others, by their score, and none is left out. A softmax over all
+items, or over sampled ones, lowers their scores for the users of each step, and nothing ever raises them; but it does
+not say for whom an item might be right, so the place of such an item means little. Results report targets of this kind
+("cold") apart; `allow` and `exclude` keep them out of a list.
 
 Shapes: U users · k places of a list · N items · d width of a user vector.
 """
@@ -26,15 +26,15 @@ class SequenceRecommender(ExactRecommender):
     """
     A sequence model that scores all items for a history.
 
-    A score is the dot product of user and item vector, plus the item's bias where the model has one: the number that the losses of
-    [`~hf_rec.trainers.sequential_trainer.SequentialTrainer`] work on. Items of equal score are listed in row order, so those for an
-    empty history (whose vector is zero in most models) come as they stand in the catalog.
+    A score is the dot product of user and item vector, plus the item's bias where the model has one: the number that
+    the losses of [`~hf_rec.trainers.sequential_trainer.SequentialTrainer`] work on. Items of equal score are listed in
+    row order, so those for an empty history (whose vector is zero in most models) come as they stand in the catalog.
 
     Args:
         model ([`~hf_rec.models.sequence_model.SequencePreTrainedModel`]): The model. It need not be in eval mode.
         catalog ([`Catalog`]): The items that it was trained on.
-        batch_size (`int`, *optional*, defaults to `512`): Histories worked on at a time; fewer where the catalog is large, so that no
-            more than 64 MiB of scores are held.
+        batch_size (`int`, *optional*, defaults to `512`): Histories worked on at a time; fewer where the catalog is
+            large, so that no more than 64 MiB of scores are held.
     """
 
     kind = "sequence"
@@ -43,12 +43,14 @@ class SequenceRecommender(ExactRecommender):
         super().__init__(catalog, batch_size)
         if len(catalog) != model.config.num_items:
             raise ValueError(
-                f"`catalog` has {len(catalog)} items, but `model` was made for {model.config.num_items}. Load the catalog that was "
+                f"`catalog` has {len(catalog)} items, but `model` was made for {model.config.num_items}. Load "
+                "the catalog that was "
                 "saved with the model."
             )
         if model.config.catalog_sha256 not in (None, catalog.sha256):
             raise ValueError(
-                "`model` was trained with another catalog (their hashes differ), so its item rows mean other items. Load the catalog "
+                "`model` was trained with another catalog (their hashes differ), so its item rows mean other "
+                "items. Load the catalog "
                 "that was saved with the model."
             )
         self.model = model
@@ -105,7 +107,9 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # topk breaks ties as it likes: first decide who is in the list, then who stands where
     crowded = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
     if len(crowded):
-        values[crowded], columns[crowded] = (part[:, :k] for part in scores[crowded].sort(dim=1, descending=True, stable=True))
+        values[crowded], columns[crowded] = (
+            part[:, :k] for part in scores[crowded].sort(dim=1, descending=True, stable=True)
+        )
     columns, order = columns.sort(dim=1)
     values, places = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, places)

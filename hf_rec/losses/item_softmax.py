@@ -1,16 +1,16 @@
 """
 Losses of a next-item recommender over the scores of items: full softmax, sampled softmaxes and pairwise losses.
 
-Shapes: P labelled positions · N items · K negatives a position · d width of a user vector. Unit: nats a position. Scores may have any
-float dtype; exponentials are summed in float32. A negative score of `-inf` is no negative: that is how a sampled item that happens to
-be the target is left out.
+Shapes: P labelled positions · N items · K negatives a position · d width of a user vector. Unit: nats a position.
+Scores may have any float dtype; exponentials are summed in float32. A negative score of `-inf` is no negative: that is
+how a sampled item that happens to be the target is left out.
 
 | loss | formula | full softmax when |
 |---|---|---|
 | [`cross_entropy`] | -log e^{s+} / sum_i e^{s_i} | always |
 | [`ce_tight`] | the same over the items with s_i >= s+ - eta * abs(s+) | eta is large |
 | [`sampled_softmax`] | -log e^{s+} / (e^{s+} + sum_K e^{s-}) | the negatives are all other items |
-| [`scaled_cross_entropy`] | -log e^{s+} / (e^{s+} + alpha * sum_K e^{s-}) | in expectation, alpha = N / K and uniform negatives |
+| [`scaled_cross_entropy`] | -log e^{s+} / (e^{s+} + alpha * sum_K e^{s-}) | on average, at alpha = N / K |
 | [`bce`], [`bpr`], [`nce`], [`neg`] | logistic losses of the target against K negatives | never |
 """
 
@@ -28,7 +28,8 @@ ACCELERATOR_CHUNK_ELEMENTS = 2**27
 
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """
-    Full softmax loss from the scores of all items. [`chunked_cross_entropy`] is the same without `N` scores a position.
+    Full softmax loss from the scores of all items. [`chunked_cross_entropy`] is the same without `N` scores a
+    position.
 
     Args:
         scores (`torch.Tensor` of shape `(P, N)`): Scores of all items.
@@ -53,23 +54,29 @@ def ce_tight(scores: Tensor, targets: Tensor, eta: float) -> Tensor:
         `torch.Tensor` of shape `(P,)`: Loss per position, float32. Never above [`cross_entropy`].
     """
     scores = scores.float()
-    return cross_entropy(scores.masked_fill(_out_of_reach(scores.detach(), targets, _check_eta(eta)), -torch.inf), targets)
+    return cross_entropy(
+        scores.masked_fill(_out_of_reach(scores.detach(), targets, _check_eta(eta)), -torch.inf), targets
+    )
 
 
 def scaled_cross_entropy(positive: Tensor, negative: Tensor, alpha: float) -> Tensor:
     """
-    Scaled cross-entropy: a sampled softmax whose negatives count `alpha` times (SCE, https://huggingface.co/papers/2402.06216).
+    Scaled cross-entropy: a sampled softmax whose negatives count `alpha` times (SCE,
+    https://huggingface.co/papers/2402.06216).
 
     Args:
         positive (`torch.Tensor` of shape `(P,)`): Scores of the targets.
         negative (`torch.Tensor` of shape `(P, K)`): Scores of the negatives.
-        alpha (`float`): Weight of each negative, greater than 0. `N / K` makes the sum an unbiased estimate of the full one.
+        alpha (`float`): Weight of each negative, greater than 0. `N / K` makes the sum an unbiased estimate of the
+            full one.
 
     Returns:
         `torch.Tensor` of shape `(P,)`: Loss per position, float32.
     """
     if not alpha > 0:
-        raise ValueError(f"`alpha` must be greater than 0, got {alpha}. Use the number of items over that of negatives, or 1.")
+        raise ValueError(
+            f"`alpha` must be greater than 0, got {alpha}. Use the number of items over that of negatives, or 1."
+        )
     positive = positive.float()
     everything = torch.cat([positive[:, None], negative.float() + math.log(alpha)], dim=1)
     return everything.logsumexp(dim=1) - positive
@@ -103,7 +110,8 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 
 def nce(positive: Tensor, negative: Tensor, num_items: int, c: float = 10.0) -> Tensor:
     """
-    Noise contrastive estimation with uniform noise: `softplus(-(s+ + C)) + sum_K softplus(s- + C)`, `C = log(N / K) - c`.
+    Noise contrastive estimation with uniform noise: `softplus(-(s+ + C)) + sum_K softplus(s- + C)`, `C = log(N / K) -
+    c`.
 
     Args:
         positive (`torch.Tensor` of shape `(P,)`): Scores of the targets.
@@ -134,8 +142,8 @@ def chunked_cross_entropy(
     """
     Sum of [`cross_entropy`] (or [`ce_tight`]) over positions, with the scores of a few positions in memory at a time.
 
-    The gradient is computed in the forward pass, chunk by chunk, so that no score is ever computed twice or kept. Peak memory is the
-    gradient of `items` and two chunks of scores, at a million items as at a thousand.
+    The gradient is computed in the forward pass, chunk by chunk, so that no score is ever computed twice or kept. Peak
+    memory is the gradient of `items` and two chunks of scores, at a million items as at a thousand.
 
     Args:
         vectors (`torch.Tensor` of shape `(P, d)`): User vectors at the labelled positions.
@@ -143,8 +151,8 @@ def chunked_cross_entropy(
         targets (`torch.Tensor` of shape `(P,)`): Row of each target in `items`.
         bias (`torch.Tensor` of shape `(N,)`, *optional*): Added to the scores of every position.
         eta (`float`, *optional*): Reach of [`ce_tight`]; all items count without it.
-        chunk_size (`int`, *optional*): Positions scored at a time. Default: about 4 MiB of scores on a CPU (what a core's cache
-            holds), 512 MiB on an accelerator.
+        chunk_size (`int`, *optional*): Positions scored at a time. Default: about 4 MiB of scores on a CPU (what a
+            core's cache holds), 512 MiB on an accelerator.
 
     Returns:
         `torch.Tensor`: A scalar, float32.

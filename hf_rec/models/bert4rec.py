@@ -46,7 +46,8 @@ class BERT4RecConfig(SequenceModelConfig):
         super().__post_init__(**kwargs)
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got {self.num_attention_heads}."
+                f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got "
+                f"{self.num_attention_heads}."
             )
 
 
@@ -74,8 +75,8 @@ class BERT4RecBlock(nn.Module):
 
 class BERT4RecModel(SequencePreTrainedModel):
     """
-    Bidirectional encoder, then a dense layer. Scores are dot products with the item vectors of the input (tied), plus a bias of the
-    item.
+    Bidirectional encoder, then a dense layer. Scores are dot products with the item vectors of the input (tied), plus
+    a bias of the item.
 
     Args:
         config ([`BERT4RecConfig`]): Settings.
@@ -109,14 +110,14 @@ class BERT4RecModel(SequencePreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): Rows of events as catalog rows, oldest first, hidden ones as `mask_item`,
-                padded with -1 on any side. Of more than `max_length` events the newest are read.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever `input_ids` is
-                not -1.
+            input_ids (`torch.LongTensor` of shape `(B, S)`): Rows of events as catalog rows, oldest first, hidden ones
+                as `mask_item`, padded with -1 on any side. Of more than `max_length` events the newest are read.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever
+                `input_ids` is not -1.
 
         Returns:
-            [`SequenceModelOutput`]: `user_vector` is the vector at the newest event: the user, where that one is hidden
-            ([`~BERT4RecModel.user_vectors`] sees to it).
+            [`SequenceModelOutput`]: `user_vector` is the vector at the newest event: the user, where that one is
+            hidden ([`~BERT4RecModel.user_vectors`] sees to it).
         """
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
         positions = self.position_embedding(self.config.max_length - 1 - batch.age)
@@ -130,7 +131,7 @@ class BERT4RecModel(SequencePreTrainedModel):
         return SequenceModelOutput(user_vector=batch.last(states), last_hidden_state=batch.pad(states))
 
     def user_vectors(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The user after the whole history, shape `(B, d)`: a hidden event is put behind it, so one event fewer is read."""
+        """The user after the history, shape `(B, d)`: a hidden event is put behind it, so one event fewer is read."""
         input_ids = F.pad(input_ids, (0, 1), value=self.mask_item)
         attention_mask = None if attention_mask is None else F.pad(attention_mask, (0, 1), value=1)
         return self(input_ids=input_ids, attention_mask=attention_mask).user_vector

@@ -1,8 +1,8 @@
 """
 Caser: convolutions over the last few events (https://huggingface.co/papers/1809.07426).
 
-The published network also learns a vector of each user. Here a user is a history and nothing else, so that people who were not there in
-training get recommendations too; the rest is as published.
+The published network also learns a vector of each user. Here a user is a history and nothing else, so that people who
+were not there in training get recommendations too; the rest is as published.
 
 Shapes: B rows · S positions of a row · L `max_length` · d hidden size · N items.
 """
@@ -76,10 +76,10 @@ class CaserModel(SequencePreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded with -1 on any side.
-                Of more than `max_length` events the newest are read.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever `input_ids` is
-                not -1.
+            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded
+                with -1 on any side. Of more than `max_length` events the newest are read.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever
+                `input_ids` is not -1.
 
         Returns:
             [`SequenceModelOutput`]: With `user_vector` alone.

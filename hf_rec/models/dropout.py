@@ -8,8 +8,8 @@ class Dropout(nn.Dropout):
     """
     [`~torch.nn.Dropout`], with a mask on CPUs that costs a quarter of torch's.
 
-    Torch draws one number an entry there; here one 64-bit number serves four entries, so the probability is met to 1 part in 65,536.
-    The numbers come from torch's global generator, as ever.
+    Torch draws one number an entry there; here one 64-bit number serves four entries, so the probability is met to 1
+    part in 65,536. The numbers come from torch's global generator, as ever.
     """
 
     def forward(self, input: Tensor) -> Tensor:

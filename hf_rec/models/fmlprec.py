@@ -1,8 +1,9 @@
 """
 FMLP-Rec: learned filters in the frequency domain in place of attention (https://huggingface.co/papers/2202.13556).
 
-A filter is a circular convolution over the whole padded history: every position sees the events after it. So the network has a vector of
-the user after the whole history alone, and is trained on prefixes; trained at all positions at once, it would copy its labels.
+A filter is a circular convolution over the whole padded history: every position sees the events after it. So the
+network has a vector of the user after the whole history alone, and is trained on prefixes; trained at all positions at
+once, it would copy its labels.
 
 Shapes: B rows · S positions of a row · L `max_length` · d hidden size.
 """
@@ -91,13 +92,15 @@ class FMLPRecModel(SequencePreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded with -1 on any side.
-                Of more than `max_length` events the newest are read; fewer are padded to that length, as in training.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever `input_ids` is
-                not -1.
+            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded
+                with -1 on any side. Of more than `max_length` events the newest are read; fewer are padded to that
+                length, as in training.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever
+                `input_ids` is not -1.
 
         Returns:
-            [`SequenceModelOutput`]: With `user_vector` alone. A row of padding alone has the vector that the positions give it.
+            [`SequenceModelOutput`]: With `user_vector` alone. A row of padding alone has the vector that the positions
+            give it.
         """
         states = self.item_embedding(self.padded_rows(input_ids, attention_mask)) + self.position_embedding.weight
         states = self.embedding_dropout(self.embedding_norm(states))

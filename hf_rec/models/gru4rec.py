@@ -55,10 +55,10 @@ class GRU4RecModel(SequencePreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded with -1 on any side.
-                Of more than `max_length` events the newest are read.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever `input_ids` is
-                not -1.
+            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded
+                with -1 on any side. Of more than `max_length` events the newest are read.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever
+                `input_ids` is not -1.
 
         Returns:
             [`SequenceModelOutput`]

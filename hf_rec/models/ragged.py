@@ -1,12 +1,12 @@
 """
 A padded batch of histories without its padding.
 
-On Amazon Beauty 6.7 of 50 positions are real. Everything that works position by position (projections, feed-forward layers, norms,
-dropout) runs on the real positions alone, laid end to end; attention runs on groups of rows of about equal length. The result depends
-on neither the side nor the amount of padding.
+On Amazon Beauty 6.7 of 50 positions are real. Everything that works position by position (projections, feed-forward
+layers, norms, dropout) runs on the real positions alone, laid end to end; attention runs on groups of rows of about
+equal length. The result depends on neither the side nor the amount of padding.
 
-Shapes: B rows · S positions of a row, padding included · T real positions of the batch · L the length that the model was built for ·
-h heads · e width of a head.
+Shapes: B rows · S positions of a row, padding included · T real positions of the batch · L the length that the model
+was built for · h heads · e width of a head.
 """
 
 import torch
@@ -41,7 +41,7 @@ class RaggedBatch:
         self.age = self._ends[row] - 1 - torch.arange(len(row), device=mask.device)
 
     def pad(self, flat: Tensor) -> Tensor:
-        """Puts values of the real positions, shape `(T, ...)`, back into their places: `(B, S, ...)`, zero elsewhere."""
+        """Puts values of the real positions, `(T, ...)`, back into their places: `(B, S, ...)`, zero elsewhere."""
         padded = flat.new_zeros((self.shape[0] * self.shape[1], *flat.shape[1:]))
         return padded.index_copy(0, self.cells, flat).view(*self.shape, *flat.shape[1:])
 
@@ -57,8 +57,9 @@ class RaggedBatch:
 
         Args:
             causal (`bool`): An event sees itself and older ones; otherwise all events of its row.
-            padded_length (`int`, *optional*): Length L up to which each row counts as padded with zero vectors that attention sees too,
-                as in the published SASRec. All of them have the score 0 and the value 0, so one column stands for them.
+            padded_length (`int`, *optional*): Length L up to which each row counts as padded with zero vectors that
+                attention sees too, as in the published SASRec. All of them have the score 0 and the value 0, so one
+                column stands for them.
         """
         if self.cells.device.type == "cpu":
             bounds = _group_bounds(self._sorted_lengths.tolist())
@@ -98,7 +99,7 @@ class RaggedAttention:
         Returns:
             `torch.Tensor` of shape `(T, h, e)`.
         """
-        # One gather for all groups: its backward is one scatter, where slices would each fill a tensor of all positions
+        # One gather for all groups: its backward is one scatter, where slices would each fill a whole tensor
         padded = torch.stack([query, key, value], dim=1).index_select(0, self._index)
         attended = []
         parts = padded.split([rows * length for rows, length, _ in self._groups])
@@ -115,7 +116,7 @@ class RaggedAttention:
 
 
 def _attention_mask(real: Tensor, lengths: Tensor, causal: bool, padded_length: int | None) -> Tensor:
-    """Mask of a group, shape `(rows or 1, 1, length, length)`; with a sink column in front, added to the scores, where padding counts."""
+    """Mask of a group, `(rows, 1, length, length)`; where padding counts, added to the scores, with its column."""
     length = real.shape[1]
     visible = torch.ones(1, length, length, dtype=torch.bool, device=real.device)
     if causal:
@@ -133,7 +134,7 @@ def _attention_mask(real: Tensor, lengths: Tensor, causal: bool, padded_length: 
 
 
 def _group_bounds(lengths: list[int], slack: float = 0.5) -> list[tuple[int, int, int]]:
-    """Splits ascending lengths into runs `(first, last + 1, longest)` that differ by less than `slack` of the longest."""
+    """Splits ascending lengths into runs `(first, last + 1, longest)` that differ by a share of at most `slack`."""
     bounds, first = [], 0
     for place, length in enumerate(lengths):
         if length * (1 - slack) > lengths[first]:

@@ -1,8 +1,9 @@
 """
 SASRec: a causal Transformer over the history (https://huggingface.co/papers/1808.09781), as trained for the SCE paper.
 
-Two published networks differ in one residual. `residual="input"` (the SCE paper's code) adds the attention to its un-normalised input x;
-`residual="query"` (the widely copied PyTorch port) adds it to the query, LN(x). In both, keys and values are the un-normalised x.
+Two published networks differ in one residual. `residual="input"` (the SCE paper's code) adds the attention to its
+un-normalised input x; `residual="query"` (the widely copied PyTorch port) adds it to the query, LN(x). In both, keys
+and values are the un-normalised x.
 
 Shapes: B rows · S positions of a row · T real positions of the batch · d hidden size · h heads.
 """
@@ -48,16 +49,18 @@ class SASRecConfig(SequenceModelConfig):
             raise ValueError(f"`residual` must be 'input' or 'query', got {self.residual!r}.")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got {self.num_attention_heads}."
+                f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got "
+                f"{self.num_attention_heads}."
             )
 
 
 class SASRecAttention(nn.Module):
     """
-    Attention in which the padding takes part, as published: its vectors are zero, so each padded position has the key bias for a key and
-    the value bias for a value. A key bias shifts all scores of a query alike and so changes nothing, and the weights sum to 1, so the
-    value bias can be added afterwards: what remains of the padding is one column of score 0 and value 0, counted as often as there are
-    padded positions. Only the noise that dropout puts on the value bias is lost.
+    Attention in which the padding takes part, as published: its vectors are zero, so each padded position has the key
+    bias for a key and the value bias for a value. A key bias shifts all scores of a query alike and so changes
+    nothing, and the weights sum to 1, so the value bias can be added afterwards: what remains of the padding is one
+    column of score 0 and value 0, counted as often as there are padded positions. Only the noise that dropout puts on
+    the value bias is lost.
     """
 
     def __init__(self, config: SASRecConfig):
@@ -117,17 +120,17 @@ class SASRecModel(SequencePreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded with -1 on any side.
-                Of more than `max_length` events the newest are read.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever `input_ids` is
-                not -1.
+            input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded
+                with -1 on any side. Of more than `max_length` events the newest are read.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 at events, 0 at padding. Default: wherever
+                `input_ids` is not -1.
 
         Returns:
             [`SequenceModelOutput`]
         """
         length = self.config.max_length
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
-        # Position 0 is the oldest of `length` events, so that a short row uses the last positions: the published left padding
+        # Position 0 is the oldest of `length` events: a short row uses the last positions, as left padding does
         positions = self.position_embedding(length - 1 - batch.age)
         states = self.item_embedding(input_ids.flatten()[batch.cells] + 1) * math.sqrt(self.config.hidden_size)
         states = self.embedding_dropout(states + positions)
@@ -151,7 +154,9 @@ class SASRecModel(SequencePreTrainedModel):
             for bias in (module.query.bias, module.value_bias, module.output.bias):
                 init.zeros_(bias)
         elif isinstance(module, SASRecBlock):
-            bound = 1 / math.sqrt(self.config.hidden_size)  # default of the convolutions of width 1 that these layers are
+            bound = 1 / math.sqrt(
+                self.config.hidden_size
+            )  # default of the convolutions of width 1 that these layers are
             for linear in (module.inner, module.outer):
                 init.uniform_(linear.weight, -bound, bound)
                 init.uniform_(linear.bias, -bound, bound)

@@ -1,8 +1,8 @@
 """
 What all sequence models share: the item table, the output type, and scores.
 
-Shapes: B rows · S positions of a row · K candidates · N items · d width of a user vector. Items are catalog rows `0 .. N-1`; the padding
-item is `-1`. Inside, row 0 of the item table is padding and item i is row i + 1.
+Shapes: B rows · S positions of a row · K candidates · N items · d width of a user vector. Items are catalog rows `0 ..
+N-1`; the padding item is `-1`. Inside, row 0 of the item table is padding and item i is row i + 1.
 """
 
 from dataclasses import dataclass
@@ -56,11 +56,11 @@ class SequenceModelOutput(ModelOutput):
 
     Args:
         user_vector (`torch.FloatTensor` of shape `(B, d)`):
-            The user after the whole history; zero for a row of padding alone. Its dot product with an item vector (plus the item
-            bias, where the model has one) is the score of the item.
+            The user after the whole history; zero for a row of padding alone. Its dot product with an item vector
+            (plus the item bias, where the model has one) is the score of the item.
         last_hidden_state (`torch.FloatTensor` of shape `(B, S, d)`, *optional*):
-            For models with `causal = True`: the user after each event, from that event and older ones; zero at padding. For
-            BERT4Rec: the vector at each position, from all events of the row.
+            For models with `causal = True`: the user after each event, from that event and older ones; zero at
+            padding. For BERT4Rec: the vector at each position, from all events of the row.
     """
 
     user_vector: torch.FloatTensor | None = None
@@ -79,7 +79,7 @@ class SequencePreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     _supports_sdpa = True
 
-    # Whether the vector after an event depends on that event and older ones alone, so that all positions can be trained at once
+    # Whether the vector after an event depends on no later one, so that all positions can be trained at once
     causal = True
     # Whether the model is trained to fill in hidden events, in place of predicting the next one
     masked = False
@@ -98,7 +98,7 @@ class SequencePreTrainedModel(PreTrainedModel):
         self.item_embedding = value
 
     def read_positions(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Boolean mask `(B, S)` of the newest `max_length` events, after a check that every event has a row in the table."""
+        """Boolean mask `(B, S)` of the newest `max_length` events, once every event is known to be in the table."""
         real = input_ids != PADDING_ITEM if attention_mask is None else attention_mask.bool()
         if input_ids.device.type == "cpu":  # an accelerator asserts by itself, and reading back would stall it
             self.check_items(input_ids[real])
@@ -112,7 +112,8 @@ class SequencePreTrainedModel(PreTrainedModel):
         if items.numel() and (items.min() < 0 or items.max() >= limit):
             wrong = items[(items < 0) | (items >= limit)][0].item()
             raise ValueError(
-                f"`input_ids` has the item {wrong}, but this model knows the items 0..{self.config.num_items - 1} (padding is "
+                f"`input_ids` has the item {wrong}, but this model knows the items "
+                f"0..{self.config.num_items - 1} (padding is "
                 f"{PADDING_ITEM}). Was it trained with another catalog?"
             )
 
@@ -131,7 +132,7 @@ class SequencePreTrainedModel(PreTrainedModel):
         return self.item_embedding(items + 1)
 
     def item_bias(self, items: Tensor | None = None) -> Tensor | None:
-        """What is added to the scores of all items, shape `(N,)`, or of the given ones; `None` where the model has no bias."""
+        """What is added to the scores of all items, `(N,)`, or of the given ones; `None` where there is no bias."""
         return None
 
     def score_items(self, user_vectors: Tensor, items: Tensor | None = None) -> Tensor:
@@ -140,7 +141,8 @@ class SequencePreTrainedModel(PreTrainedModel):
 
         Args:
             user_vectors (`torch.Tensor` of shape `(B, d)`): As in [`SequenceModelOutput`].
-            items (`torch.Tensor` of shape `(B, K)` or `(K,)`, *optional*): Candidates of each user, or of all. Default: all items.
+            items (`torch.Tensor` of shape `(B, K)` or `(K,)`, *optional*): Candidates of each user, or of all.
+                Default: all items.
 
         Returns:
             `torch.Tensor` of shape `(B, K)` or `(B, N)`.
@@ -157,7 +159,7 @@ class SequencePreTrainedModel(PreTrainedModel):
         return self(input_ids=input_ids, attention_mask=attention_mask).user_vector
 
     def set_sparse_item_gradient(self, sparse: bool) -> None:
-        """Whether looking items up gives the item table a sparse gradient (for optimizers that touch few rows a step)."""
+        """Whether looking items up gives the item table a sparse gradient, for optimizers that touch few rows."""
         self.item_embedding.sparse = sparse
 
     def _init_item_table(self, module: nn.Embedding) -> None:

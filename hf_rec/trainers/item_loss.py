@@ -23,7 +23,8 @@ class ItemLoss:
     Args:
         args ([`SequentialConfig`]): `loss_type`, and how negatives are drawn.
         num_items (`int`): N.
-        counts (`np.ndarray` of shape `[N]`, *optional*): How often each item occurs in training; for `popularity_power`.
+        counts (`np.ndarray` of shape `[N]`, *optional*): How often each item occurs in training; for
+            `popularity_power`.
     """
 
     def __init__(self, args: SequentialConfig, num_items: int, counts: np.ndarray | None = None):
@@ -41,7 +42,9 @@ class ItemLoss:
         popularity = None
         if args.popularity_power:
             if counts is None:
-                raise ValueError("`popularity_power` needs the counts of a whole data set; a stream has none. Set it to 0.")
+                raise ValueError(
+                    "`popularity_power` needs the counts of a whole data set; a stream has none. Set it to 0."
+                )
             popularity = np.asarray(counts, dtype=np.float64) ** args.popularity_power
         self.sampler = NegativeSampler(num_items, self.num_negatives, args.negative_pool, popularity, args.seed)
         alpha = num_items / self.num_negatives if args.alpha is None else args.alpha
@@ -93,7 +96,7 @@ class ItemLoss:
 
 
 def _scores_by_position(model: SequencePreTrainedModel, vectors: Tensor, items: Tensor) -> Tensor:
-    """Scores `(P, K)`; the `(P, K, d)` item vectors are gathered for some positions at a time, and again in the backward pass."""
+    """Scores `(P, K)`; the item vectors are gathered for some positions at a time, and again in the backward pass."""
     size = max(GATHERED_ELEMENTS // (items.shape[1] * vectors.shape[1]), 1)
     parts = [
         checkpoint(model.score_items, *part, use_reentrant=False)

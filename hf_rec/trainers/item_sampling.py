@@ -1,8 +1,8 @@
 """
 Negatives and masks of sequence models, as a function of (seed, step, position) and of nothing else.
 
-No random state is kept and the global one is not touched. So a resumed run draws what the uninterrupted one drew, and a batch draws the
-same whether it is worked on at once, in micro-batches or by several processes.
+No random state is kept and the global one is not touched. So a resumed run draws what the uninterrupted one drew, and
+a batch draws the same whether it is worked on at once, in micro-batches or by several processes.
 
 Shapes: P labelled positions · K negatives · B rows · S positions of a row · N items.
 """
@@ -21,7 +21,7 @@ _INCREMENT = -7046029254386353131
 
 
 def mix(values: Tensor) -> Tensor:
-    """The finalizer of splitmix64 on `int64` tensors: equal in, equal out, and each input bit flips half of the output bits."""
+    """The finalizer of splitmix64 on `int64` tensors: each input bit flips half of the output bits."""
     values = values + _INCREMENT
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         values = (values ^ _shift_right(values, shift)) * multiplier
@@ -57,9 +57,11 @@ class NegativeSampler:
     Args:
         num_items (`int`): N.
         num_negatives (`int`): K, at most N.
-        pool (`str`, *optional*, defaults to `"all"`): What a position may draw, with replacement: `"all"` items, all but its target
-            (`"non_target"`), or all but those of its row (`"unseen"`). Negatives shared by a batch come from `"all"`.
-        popularity (`np.ndarray` of shape `[N]`, *optional*): Draw from `"all"` in proportion to these weights rather than evenly.
+        pool (`str`, *optional*, defaults to `"all"`): What a position may draw, with replacement: `"all"` items, all
+            but its target (`"non_target"`), or all but those of its row (`"unseen"`). Negatives shared by a batch come
+            from `"all"`.
+        popularity (`np.ndarray` of shape `[N]`, *optional*): Draw from `"all"` in proportion to these weights rather
+            than evenly.
         seed (`int`, *optional*, defaults to `0`): Seed.
     """
 
@@ -88,7 +90,8 @@ class NegativeSampler:
             step (`int`): Optimizer steps taken.
             positions (`torch.Tensor` of shape `(P,)`): From [`position_keys`].
             targets (`torch.Tensor` of shape `(P,)`): Target of each position.
-            seen (`torch.Tensor` of shape `(P, S)`): Items of the row of each position, padded with -1; needed by `"unseen"` alone.
+            seen (`torch.Tensor` of shape `(P, S)`): Items of the row of each position, padded with -1; needed by
+                `"unseen"` alone.
 
         Returns:
             `torch.Tensor` of shape `(P, K)`.
@@ -109,7 +112,9 @@ class NegativeSampler:
     def _draw(self, numbers: Tensor) -> Tensor:
         if self._cumulative is None:
             return (numbers * self.num_items).long()
-        return torch.searchsorted(self._cumulative.to(numbers.device), numbers, right=True).clamp(max=self.num_items - 1)
+        return torch.searchsorted(self._cumulative.to(numbers.device), numbers, right=True).clamp(
+            max=self.num_items - 1
+        )
 
 
 def draw_outside(numbers: Tensor, excluded: Tensor, num_items: int) -> Tensor:
@@ -118,8 +123,8 @@ def draw_outside(numbers: Tensor, excluded: Tensor, num_items: int) -> Tensor:
 
     Args:
         numbers (`torch.Tensor` of shape `(P, K)`): In [0, 1).
-        excluded (`torch.Tensor` of shape `(P, S)`): Items that a position must not draw; repeats and -1 are allowed. Where all items
-            are excluded the last one is drawn.
+        excluded (`torch.Tensor` of shape `(P, S)`): Items that a position must not draw; repeats and -1 are allowed.
+            Where all items are excluded the last one is drawn.
         num_items (`int`): N.
 
     Returns:
@@ -138,7 +143,14 @@ def draw_outside(numbers: Tensor, excluded: Tensor, num_items: int) -> Tensor:
 
 
 def mask_items(
-    input_ids: Tensor, labels: Tensor, mask_item: int, ratio: float, last_ratio: float, ignore: int, seed: int, step: int
+    input_ids: Tensor,
+    labels: Tensor,
+    mask_item: int,
+    ratio: float,
+    last_ratio: float,
+    ignore: int,
+    seed: int,
+    step: int,
 ) -> tuple[Tensor, Tensor]:
     """
     Hides labels from a bidirectional model, as BERT4Rec is trained.
@@ -148,7 +160,8 @@ def mask_items(
         labels (`torch.Tensor` of shape `(B, S)`): The same items where they may be labels, `ignore` elsewhere.
         mask_item (`int`): What stands in place of a hidden item.
         ratio (`float`): Share of the possible labels that are hidden.
-        last_ratio (`float`): Share of the rows in which the newest event alone is hidden, as it is when the model is used.
+        last_ratio (`float`): Share of the rows in which the newest event alone is hidden, as it is when the model is
+            used.
         ignore (`int`): Label of positions that are not hidden.
         seed (`int`), step (`int`): What the draw depends on, beside the rows.
 

@@ -1,8 +1,8 @@
 """
 Adam for tables of which a step touches few rows.
 
-A dense optimizer sweeps the item table and both of its moments each step: at a million items that costs more than the model. Here a
-parameter with a sparse gradient has only the rows of that gradient updated.
+A dense optimizer sweeps the item table and both of its moments each step: at a million items that costs more than the
+model. Here a parameter with a sparse gradient has only the rows of that gradient updated.
 """
 
 from collections.abc import Iterable
@@ -16,9 +16,10 @@ class LazyAdam(Optimizer):
     """
     AdamW that leaves rows without a gradient alone.
 
-    Parameters with a dense gradient get AdamW. A row of a parameter with a sparse gradient gets AdamW over the steps that touched it:
-    its moments and their bias correction count those steps alone. Its weight decay is made up for when it is next touched, as
-    `(1 - lr * weight_decay)` to the power of the steps since. With every row touched in every step this is AdamW.
+    Parameters with a dense gradient get AdamW. A row of a parameter with a sparse gradient gets AdamW over the steps
+    that touched it: its moments and their bias correction count those steps alone. Its weight decay is made up for
+    when it is next touched, as `(1 - lr * weight_decay)` to the power of the steps since. With every row touched in
+    every step this is AdamW.
 
     Args:
         params (iterable): Parameters or parameter groups.
@@ -47,8 +48,9 @@ class LazyAdam(Optimizer):
                     state["step"] = torch.zeros((), dtype=torch.int64)
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(param), torch.zeros_like(param)
                     if param.grad.is_sparse:
-                        state["row_steps"] = torch.zeros(len(param), dtype=torch.int64, device=param.device)
-                        state["last_step"] = torch.zeros(len(param), dtype=torch.int64, device=param.device)
+                        # float32: what load_state_dict would make of integers
+                        state["row_steps"] = torch.zeros(len(param), device=param.device)
+                        state["last_step"] = torch.zeros(len(param), device=param.device)
                 state["step"] += 1
                 update = _update_rows if param.grad.is_sparse else _update_all
                 update(param, state, group)
@@ -90,7 +92,8 @@ def _direction(grad: Tensor, first: Tensor, second: Tensor, step: int | Tensor, 
 @torch.no_grad()
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """
-    Scale all gradients so that their joint 2-norm is at most `max_norm`; sparse ones count as the dense gradients they stand for.
+    Scale all gradients so that their joint 2-norm is at most `max_norm`; sparse ones count as the dense gradients they
+    stand for.
 
     Returns:
         `torch.Tensor`: The norm before. [`torch.nn.utils.clip_grad_norm_`] does the same for dense gradients alone.

@@ -23,43 +23,48 @@ CHOICES = {
 @dataclass
 class SequentialConfig(RecommenderConfig):
     """
-    Arguments of [`SequentialTrainer`], on top of those of [`~transformers.TrainingArguments`], some of which have other defaults here:
-    512 rows a batch, Adam at a constant rate of 1e-3 without clipping, and selection by NDCG@10.
+    Arguments of [`SequentialTrainer`], on top of those of [`~transformers.TrainingArguments`], some of which have
+    other defaults here: 512 rows a batch, Adam at a constant rate of 1e-3 without clipping, and selection by NDCG@10.
 
     Parameters:
         loss_type (`str`, *optional*, defaults to `"ce"`):
-            `"ce"`: softmax over all items. `"sce"`: scaled cross-entropy over sampled ones. `"ssm"`: sampled softmax. `"ce_tight"`:
-            softmax over the items that score near the target. `"bce"`, `"bpr"`, `"nce"`, `"neg"`: logistic losses.
+            `"ce"`: softmax over all items. `"sce"`: scaled cross-entropy over sampled ones. `"ssm"`: sampled softmax.
+            `"ce_tight"`: softmax over the items that score near the target. `"bce"`, `"bpr"`, `"nce"`, `"neg"`:
+            logistic losses.
         alpha (`float`, *optional*):
-            Weight of each negative of `"sce"`, greater than 0. Default: items over negatives, which estimates the full softmax.
+            Weight of each negative of `"sce"`, greater than 0. Default: items over negatives, which estimates the full
+            softmax.
         num_negatives (`int`, *optional*):
-            Negatives K of the sampled losses, at most the number of items. Default: 1 for `"bce"` and `"bpr"`, else 500.
+            Negatives K of the sampled losses, at most the number of items. Default: 1 for `"bce"` and `"bpr"`, else
+            500.
         eta (`float`, *optional*, defaults to `5.0`):
             Reach of `"ce_tight"`.
         nce_c (`float`, *optional*, defaults to `10.0`):
             Log of the partition function of `"nce"`.
         negatives (`str`, *optional*, defaults to `"shared"`):
-            `"shared"`: one set for all positions of a step, scored by one matrix product. `"per_position"`: a set for each, as published.
-            In both, a negative that is the target of its position is left out.
+            `"shared"`: one set for all positions of a step, scored by one matrix product. `"per_position"`: a set for
+            each, as published. In both, a negative that is the target of its position is left out.
         negative_pool (`str`, *optional*, defaults to `"all"`):
-            Where negatives per position come from: `"all"` items, all but the target (`"non_target"`), or all but those of the row
-            (`"unseen"`).
+            Where negatives per position come from: `"all"` items, all but the target (`"non_target"`), or all but
+            those of the row (`"unseen"`).
         popularity_power (`float`, *optional*, defaults to `0.0`):
-            Draw negatives in proportion to the training count to this power; 0 draws evenly. From the pool `"all"` only.
+            Draw negatives in proportion to the training count to this power; 0 draws evenly. From the pool `"all"`
+            only.
         log_q_correction (`bool`, *optional*, defaults to `False`):
             Subtract the log of how often a negative is drawn (against even draws) from its score.
         supervise (`str`, *optional*, defaults to `"all"`):
             `"all"`: every event from `supervise_from` on is a label. `"last"`: the target of a row alone.
         samples (`str`, *optional*, defaults to `"auto"`):
-            `"sequences"`: a sample is a row, trained at all positions at once; for causal models. `"prefixes"`: a sample is a label and all
-            before it. `"auto"`: `"sequences"` for causal models. BERT4Rec masks rows instead.
+            `"sequences"`: a sample is a row, trained at all positions at once; for causal models. `"prefixes"`: a
+            sample is a label and all before it. `"auto"`: `"sequences"` for causal models. BERT4Rec masks rows
+            instead.
         mask_ratio (`float`, *optional*, defaults to `0.2`):
             Share of events that BERT4Rec has to fill in.
         last_mask_ratio (`float`, *optional*, defaults to `0.0`):
             Share of rows of which BERT4Rec fills in the newest event alone, as it does when ranking.
         weight_decay_form (`str`, *optional*, defaults to `"l2"`):
-            `"l2"`: Adam with the decay in the gradient of all weights, as published. `"decoupled"`: the optimizer named by `optim`
-            (AdamW unless told otherwise), no decay on biases and norms.
+            `"l2"`: Adam with the decay in the gradient of all weights, as published. `"decoupled"`: the optimizer
+            named by `optim` (AdamW unless told otherwise), no decay on biases and norms.
         item_optimizer (`str`, *optional*, defaults to `"dense"`):
             `"lazy"`: Adam that touches only the item rows of a step. With sampled, shared negatives in one process.
         seen (`str`, *optional*, defaults to `"mask"`):
@@ -73,13 +78,17 @@ class SequentialConfig(RecommenderConfig):
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of Adam."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
     num_train_epochs: float = field(default=200, metadata={"help": "Passes over the training rows."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Norm that gradients are clipped to; 0 for no clipping."})
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Norm that gradients are clipped to; 0 for no clipping."}
+    )
     metric_for_best_model: str | None = field(default="ndcg@10", metadata={"help": "Metric that selects the model."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every weight is used."})
 
     loss_type: str = field(default="ce", metadata={"help": f"One of {', '.join(CHOICES['loss_type'])}."})
     alpha: float | None = field(default=None, metadata={"help": "Weight of a negative of sce; default N / K."})
-    num_negatives: int | None = field(default=None, metadata={"help": "Negatives K; default 1 for bce, bpr, else 500."})
+    num_negatives: int | None = field(
+        default=None, metadata={"help": "Negatives K; default 1 for bce, bpr, else 500."}
+    )
     eta: float = field(default=5.0, metadata={"help": "Reach of ce_tight."})
     nce_c: float = field(default=10.0, metadata={"help": "Log of the partition function of nce."})
     negatives: str = field(default="shared", metadata={"help": "'shared' by a step, or 'per_position'."})
@@ -101,7 +110,9 @@ class SequentialConfig(RecommenderConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"`alpha` must be greater than 0, got {self.alpha}. Leave it out for items over negatives.")
+            raise ValueError(
+                f"`alpha` must be greater than 0, got {self.alpha}. Leave it out for items over negatives."
+            )
         if self.num_negatives is not None and self.num_negatives < 1:
             raise ValueError(f"`num_negatives` must be at least 1, got {self.num_negatives}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
@@ -116,18 +127,23 @@ class SequentialConfig(RecommenderConfig):
     def _check_negatives(self) -> None:
         if self.negatives == "shared" and self.negative_pool != "all":
             raise ValueError(
-                f"`negative_pool` must be 'all' with `negatives='shared'`, got {self.negative_pool!r}: what one row has seen, another "
+                f"`negative_pool` must be 'all' with `negatives='shared'`, got {self.negative_pool!r}: what one "
+                "row has seen, another "
                 "has not. Set `negatives='per_position'`."
             )
         if self.popularity_power and self.negative_pool != "all":
             raise ValueError(f"`popularity_power` needs `negative_pool='all'`, got {self.negative_pool!r}.")
         if self.log_q_correction and not self.popularity_power:
-            raise ValueError("`log_q_correction` corrects nothing while `popularity_power` is 0: negatives are drawn evenly.")
+            raise ValueError(
+                "`log_q_correction` corrects nothing while `popularity_power` is 0: negatives are drawn evenly."
+            )
         if self.item_optimizer == "lazy":
             if self.loss_type in FULL_LOSSES or self.negatives != "shared":
                 raise ValueError(
-                    f"`item_optimizer='lazy'` needs a sampled loss ({', '.join(SAMPLED_LOSSES)}) with `negatives='shared'`: "
-                    f"`{self.loss_type}` with {self.negatives} negatives touches too many rows of the item table a step."
+                    f"`item_optimizer='lazy'` needs a sampled loss ({', '.join(SAMPLED_LOSSES)}) with "
+                    "`negatives='shared'`: "
+                    f"`{self.loss_type}` with {self.negatives} negatives touches too many rows of the item "
+                    "table a step."
                 )
             if self.weight_decay_form != "decoupled" and self.weight_decay:
                 raise ValueError(

@@ -32,19 +32,22 @@ class SequentialTrainer(RecommenderTrainer):
     """
     Trainer of SASRec and its kin (SCE, https://huggingface.co/papers/2402.06216).
 
-    Rows are `{history, target, supervise_from, ...}` in catalog rows, one a user for leave-one-out splits. Padding is dropped before
-    any item is scored. Evaluation ranks each target among all items: `eval_ndcg@10`, `eval_hit_rate@10`, `eval_mrr@10`, the same at 5,
-    and `eval_nll` (also `eval_loss`), the mean minus log of the target's share in a softmax over all items.
+    Rows are `{history, target, supervise_from, ...}` in catalog rows, one a user for leave-one-out splits. Padding is
+    dropped before any item is scored. Evaluation ranks each target among all items: `eval_ndcg@10`,
+    `eval_hit_rate@10`, `eval_mrr@10`, the same at 5, and `eval_nll` (also `eval_loss`), the mean minus log of the
+    target's share in a softmax over all items.
 
     Args:
-        model (`str` or [`~hf_rec.models.sequence_model.SequencePreTrainedModel`]): A sequence model, or its folder or Hub name.
+        model (`str` or [`~hf_rec.models.sequence_model.SequencePreTrainedModel`]): A sequence model, or its folder or
+            Hub name.
         args ([`SequentialConfig`], *optional*): Arguments.
         train_dataset (`datasets.Dataset` or `IterableDataset`, *optional*): Rows to train on.
         eval_dataset (a data set, or a `dict` of them, *optional*): Rows to rank.
-        catalog ([`~hf_rec.data.catalog.Catalog`], *optional*): The items. With it every saved folder is a whole recommender.
-        callbacks (`list`, *optional*), compute_metrics (*optional*), optimizers (*optional*): As in [`~transformers.Trainer`].
-            `compute_metrics` sees `predictions = (better [U], tied [U], nll [U])` and `label_ids [U]`, the targets; what it returns is
-            merged with ours.
+        catalog ([`~hf_rec.data.catalog.Catalog`], *optional*): The items. With it every saved folder is a whole
+            recommender.
+        callbacks (`list`, *optional*), compute_metrics (*optional*), optimizers (*optional*): As in
+            [`~transformers.Trainer`]. `compute_metrics` sees `predictions = (better [U], tied [U], nll [U])` and
+            `label_ids [U]`, the targets; what it returns is merged with ours.
 
     Raises:
         `ValueError`: Where model, catalog, data and arguments do not fit together; the message names what does not.
@@ -96,7 +99,8 @@ class SequentialTrainer(RecommenderTrainer):
         if args.item_optimizer == "lazy":
             if self.args.world_size > 1:
                 raise ValueError(
-                    f"`item_optimizer='lazy'` trains in one process, got {self.args.world_size}: sparse gradients are not averaged "
+                    f"`item_optimizer='lazy'` trains in one process, got {self.args.world_size}: sparse "
+                    "gradients are not averaged "
                     "over processes here. Use 'dense'."
                 )
             model.set_sparse_item_gradient(True)
@@ -117,7 +121,8 @@ class SequentialTrainer(RecommenderTrainer):
         if not len(batches):
             raise ValueError("`train_dataset` has no label: every row is a single event, which nothing precedes.")
         logger.info(
-            f"{batches.num_labels} labels in {len(batches)} samples; {batches.num_dropped_events} events beyond the newest "
+            f"{batches.num_labels} labels in {len(batches)} samples; {batches.num_dropped_events} events beyond "
+            "the newest "
             f"{batches.max_length} of their row are not read; {batches.num_dropped_rows} rows have no label."
         )
         return batches, rows.item_counts(self._train_collator.num_items)
@@ -183,8 +188,10 @@ class SequentialTrainer(RecommenderTrainer):
         total = self.item_loss(core, vectors, labels[keep], positions, self.state.global_step, seen)
         if not total.isfinite():
             raise FloatingPointError(
-                f"The loss is {total.item()} at optimizer step {self.state.global_step}, micro-batch {self._micro_batch} "
-                f"({len(input_ids)} rows, {int(keep.sum())} labels). {self._last_checkpoint()} Lower `learning_rate`, or set "
+                f"The loss is {total.item()} at optimizer step {self.state.global_step}, micro-batch "
+                f"{self._micro_batch} "
+                f"({len(input_ids)} rows, {int(keep.sum())} labels). {self._last_checkpoint()} Lower "
+                "`learning_rate`, or set "
                 "`max_grad_norm`."
             )
         self._micro_batch += 1
@@ -277,7 +284,8 @@ def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> str:
         return "sequences" if model.causal else "prefixes"
     if args.samples == "sequences" and not model.causal:
         raise ValueError(
-            f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the events after it, so "
+            f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the "
+            "events after it, so "
             "all but the last would be trained to copy their label. Use 'prefixes'."
         )
     return args.samples
@@ -291,7 +299,8 @@ def _check_catalog(model: SequencePreTrainedModel, catalog: Catalog | None) -> N
         raise ValueError(f"`catalog` has {len(catalog)} items, but the model was made for {model.config.num_items}.")
     if model.config.catalog_sha256 not in (None, catalog.sha256):
         raise ValueError(
-            "`catalog` is not the one that the model was trained with (their hashes differ), so its item rows mean other items. "
+            "`catalog` is not the one that the model was trained with (their hashes differ), so its item rows "
+            "mean other items. "
             "Load the catalog that was saved with the model."
         )
     model.config.catalog_sha256 = catalog.sha256

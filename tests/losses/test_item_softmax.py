@@ -50,9 +50,7 @@ class TestIdentities:
 
     def test_with_all_other_items_and_alpha_1_it_is_the_full_softmax(self, scores, targets):
         positive, negative = split_scores(scores, targets)
-        torch.testing.assert_close(
-            scaled_cross_entropy(positive, negative, alpha=1.0), cross_entropy(scores, targets)
-        )
+        torch.testing.assert_close(scaled_cross_entropy(positive, negative, alpha=1.0), cross_entropy(scores, targets))
 
     def test_alpha_counts_each_negative_that_often(self, scores, targets):
         positive, negative = split_scores(scores, targets)
@@ -74,7 +72,9 @@ class TestIdentities:
 
     def test_tight_with_eta_0_keeps_the_items_that_score_as_high_as_the_target(self):
         loss = ce_tight(torch.tensor([[1.0, 3.0, 2.0, -5.0]]), torch.tensor([2]), eta=0.0)
-        torch.testing.assert_close(loss, F.cross_entropy(torch.tensor([[3.0, 2.0]]), torch.tensor([1]), reduction="none"))
+        torch.testing.assert_close(
+            loss, F.cross_entropy(torch.tensor([[3.0, 2.0]]), torch.tensor([1]), reduction="none")
+        )
 
     def test_bce_bpr_neg_and_nce_in_closed_form(self):
         positive, negative = torch.tensor([0.5]), torch.tensor([[-1.0, 2.0]])

@@ -79,7 +79,9 @@ class TestEveryModel:
         torch.testing.assert_close(model.user_vectors(torch.cat([old, new], dim=1)), model.user_vectors(new))
 
     def test_the_order_of_events_matters(self, model):
-        assert not torch.allclose(model.user_vectors(torch.tensor([[3, 7, 1]])), model.user_vectors(torch.tensor([[7, 3, 1]])))
+        assert not torch.allclose(
+            model.user_vectors(torch.tensor([[3, 7, 1]])), model.user_vectors(torch.tensor([[7, 3, 1]]))
+        )
 
     def test_an_item_without_a_row_in_the_table_is_named(self, model):
         for wrong in (N + model.num_special_items, -2):
@@ -99,7 +101,9 @@ class TestEveryModel:
         loaded = AutoModel.from_pretrained(tmp_path)
         assert type(loaded) is type(model)
         assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
-        torch.testing.assert_close(loaded.user_vectors(pad(HISTORIES)), model.user_vectors(pad(HISTORIES)), rtol=0, atol=0)
+        torch.testing.assert_close(
+            loaded.user_vectors(pad(HISTORIES)), model.user_vectors(pad(HISTORIES)), rtol=0, atol=0
+        )
 
     def test_every_weight_gets_a_gradient(self, model):
         model.train()
