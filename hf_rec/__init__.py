@@ -15,6 +15,8 @@ _MODULES = {
     "ItemTrie": "hf_rec.trie.item_trie",
     "MSLConfig": "hf_rec.trainers.msl_config",
     "MSLTrainer": "hf_rec.trainers.msl_trainer",
+    "SoftmaxDPOConfig": "hf_rec.trainers.softmax_dpo_config",
+    "SoftmaxDPOTrainer": "hf_rec.trainers.softmax_dpo_trainer",
     "TrieCSR": "hf_rec.trie.csr",
     "TrieLogitsProcessor": "hf_rec.generation.logits_process",
     "load_recommender": "hf_rec.hub",
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from hf_rec.hub import load_recommender
     from hf_rec.trainers.msl_config import MSLConfig
     from hf_rec.trainers.msl_trainer import MSLTrainer
+    from hf_rec.trainers.softmax_dpo_config import SoftmaxDPOConfig
+    from hf_rec.trainers.softmax_dpo_trainer import SoftmaxDPOTrainer
     from hf_rec.trie.csr import TrieCSR
     from hf_rec.trie.item_trie import ItemTrie
 
@@ -34,6 +38,8 @@ __all__ = [
     "ItemTrie",
     "MSLConfig",
     "MSLTrainer",
+    "SoftmaxDPOConfig",
+    "SoftmaxDPOTrainer",
     "TrieCSR",
     "TrieLogitsProcessor",
     "load_recommender",
