@@ -23,6 +23,7 @@ SOURCES = (
     "demo",
 )
 CONTROLS = ("popularity", "recent", "last-item")
+_FIT_ROWS = 500  # of a split, to fit a temperature on
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -253,6 +254,12 @@ def _add_evaluate(commands) -> argparse.ArgumentParser:
     parser.add_argument("--num-beams", type=int, help="width of the search (default: twice the largest cut-off)")
     parser.add_argument("--batch-size", type=int, help="histories ranked at a time")
     parser.add_argument("--limit", type=int, help="measure this many rows, evenly spaced over the split")
+    parser.add_argument("--window", type=int, help="newest train rows that `recent` counts (default: a tenth)")
+    language = parser.add_argument_group("language models")
+    language.add_argument("--scoring", choices=("valid", "full_vocab"), help="rank by this score (default: as saved)")
+    temperature = language.add_mutually_exclusive_group()
+    temperature.add_argument("--tau", type=float, help="rank at this temperature (default: as saved)")
+    temperature.add_argument("--fit-tau", metavar="SPLIT", help="fit the temperature on 500 rows of this split first")
     parser.set_defaults(run=_evaluate)
     return parser
 
@@ -282,7 +289,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise ValueError(f"`--split` must be one of {', '.join(splits)}, got {args.split!r}.")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"`--limit` must be at least 1, got {args.limit}.")
-    recommender = _make_control(args.control, catalog, splits["train"]) if args.control else _load_model(args, catalog)
+    if args.control:
+        recommender, cost = _make_control(args, catalog, splits["train"])
+    else:
+        recommender, cost = _load_model(args, catalog, splits)
     result = evaluate_recommender(
         recommender,
         select_rows(splits[args.split], args.limit),
@@ -294,6 +304,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         name=args.name or args.control or Path(args.model).name,
         num_beams=args.num_beams,
         warm_items=seen_items(splits["train"]),
+        cost=cost,
         batch_size=args.batch_size,
     )
     if PartialState().is_main_process:
@@ -302,7 +313,11 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{args.out}: {result['rows']:,} rows, {100 * result['certified_share']:.1f} % of the lists certified")
 
 
-def _load_model(args: argparse.Namespace, catalog):
+def _load_model(args: argparse.Namespace, catalog, splits):
+    """The recommender as the flags want it, and what its training cost."""
+    from hf_rec.arguments import select_rows
+    from hf_rec.calibration import fit_temperature
+    from hf_rec.cost import read_cost
     from hf_rec.hub import load_recommender
 
     recommender = load_recommender(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
@@ -311,15 +326,32 @@ def _load_model(args: argparse.Namespace, catalog):
             f"`--model` {args.model} was made for another catalog ({len(recommender.catalog)} items) than `--data` "
             f"{args.data} ({len(catalog)} items). Give the data that the model was trained on."
         )
-    return recommender
+    for flag, value in (("--scoring", args.scoring), ("--tau", args.tau), ("--fit-tau", args.fit_tau)):
+        if value is not None and not hasattr(recommender, "tau"):
+            raise ValueError(f"`{flag}` goes with language models; {args.model} is a {type(recommender).__name__}.")
+    if args.tau is not None and not args.tau > 0:
+        raise ValueError(f"`--tau` must be greater than 0, got {args.tau}.")
+    if args.fit_tau is not None and args.fit_tau not in splits:
+        raise ValueError(f"`--fit-tau` must be one of {', '.join(splits)}, got {args.fit_tau!r}.")
+    if args.scoring is not None:
+        recommender.scoring = args.scoring
+    if args.tau is not None:
+        recommender.tau = args.tau
+    if args.fit_tau is not None:
+        fit_temperature(recommender, select_rows(splits[args.fit_tau], _FIT_ROWS))
+    return recommender, read_cost(args.model)
 
 
-def _make_control(name: str, catalog, rows):
+def _make_control(args: argparse.Namespace, catalog, rows):
+    """A control made from training rows, and what it took."""
+    from hf_rec.data.sequences import distinct_labels
     from hf_rec.generation.controls import LastItemRecommender, PopularityRecommender
 
-    if name == "last-item":
-        return LastItemRecommender(catalog, rows)
-    return PopularityRecommender(catalog, rows, window=max(len(rows) // 10, 1) if name == "recent" else None)
+    cost = {"training_rows": len(rows), "distinct_labels": distinct_labels(rows)}
+    if args.control == "last-item":
+        return LastItemRecommender(catalog, rows), cost
+    window = args.window or max(len(rows) // 10, 1)
+    return PopularityRecommender(catalog, rows, window=window if args.control == "recent" else None), cost
 
 
 def _add_report(commands) -> argparse.ArgumentParser:

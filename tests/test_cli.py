@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from hf_rec import cli
+from hf_rec import Catalog, ItemTrie, cli
 from hf_rec.data.prepare import SPLIT_RULES, prepare, source_loaders
 from hf_rec.generation.controls import LastItemRecommender, PopularityRecommender
-from hf_rec.hub import save_control
+from hf_rec.hub import save_control, save_recommender
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,41 @@ def test_evaluate_measures_a_model_folder_and_report_reads_it(folders, tmp_path,
     page = tmp_path / "report" / "report.md"
     assert capsys.readouterr().out.strip() == str(page)
     assert "last keep" in page.read_text() and "last mask" in page.read_text()
+
+
+def test_evaluate_ranks_at_the_scoring_and_temperature_that_are_asked_for(folders, tmp_path):
+    from hf_rec.data.prompts import Prompt
+    from hf_rec.models.from_scratch import new_causal_lm, new_tokenizer
+
+    catalog = Catalog.load(folders / "data")
+    tokenizer = new_tokenizer(filter(None, catalog.titles), 300)
+    prompt = Prompt(tokenizer, catalog)
+    save_recommender(
+        tmp_path / "lm",
+        catalog=catalog,
+        kind="language_model",
+        prompt=prompt,
+        trie=ItemTrie.build(prompt.encode_items()),
+        tokenizer=tokenizer,
+        model=new_causal_lm(tokenizer, hidden_size=16, num_layers=1, num_heads=2),
+    )
+
+    def measure(name, *words):
+        words = ("--data", folders / "data", "--out", tmp_path / name, "--limit", 5, "--device", "cpu", *words)
+        assert run("evaluate", "--model", tmp_path / "lm", *words) == 0
+        return json.loads((tmp_path / name / "metrics.json").read_text())
+
+    hot = measure("hot", "--scoring", "full_vocab", "--tau", 2.5)
+    assert (hot["scoring"], hot["tau"]) == ("full_vocab", 2.5)
+    fitted = measure("fitted", "--fit-tau", "validation")
+    assert fitted["scoring"] == "valid"
+    assert 0.25 < fitted["tau"] < 8 and fitted["tau"] != measure("saved")["tau"]
+
+
+def test_evaluate_refuses_a_temperature_for_a_split_that_is_not_there(folders, tmp_path, capsys):
+    words = ("--data", folders / "data", "--out", tmp_path / "out", "--fit-tau", "dev")
+    assert run("evaluate", "--model", folders / "model", *words) == cli.BAD_INPUT
+    assert "`--fit-tau`" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_data_of_another_catalog(folders, tmp_path, capsys):

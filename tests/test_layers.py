@@ -30,10 +30,11 @@ ALLOWED = {
     "target_ranks": {"generation", "metrics"},
     "evaluation": BELOW_EVALUATION,
     "diagnostics": BELOW_EVALUATION,
+    "calibration": {"generation"},
     "trainers": {"losses", *BELOW_TRAINERS},
     "report": BELOW_TRAINERS,
     "demo": {"arguments", "losses", "report", "trainers", *BELOW_TRAINERS},
-    "cli": {"arguments", "demo", "losses", "report", "trainers", *BELOW_TRAINERS},
+    "cli": {"arguments", "calibration", "demo", "losses", "report", "trainers", *BELOW_TRAINERS},
     "__init__": {"data", "generation", "hub", "trainers", "trie"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
