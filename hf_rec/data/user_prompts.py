@@ -1,10 +1,10 @@
 """
 Prompts of a retrieval model: one for a user, one for an item, with places for vectors that are no words.
 
-Each prompt is a prefix of fixed text (the same for all users, or all items), then its own tokens. Among these are slots,
-which stand for an item vector, and the last one is the query, whose hidden state represents the user or the item. Both
-are known by their position from here on: `slot_items` holds the item at a slot and -1 elsewhere, and the query is the last
-token. No text is searched for them, so no title can be mistaken for one.
+Each prompt is a prefix of fixed text (the same for all users, or all items), then its own tokens. Among these are
+slots, which stand for an item vector, and the last one is the query, whose hidden state represents the user or the
+item. Both are known by their position from here on: `slot_items` holds the item at a slot and -1 elsewhere, and the
+query is the last token. No text is searched for them, so no title can be mistaken for one.
 """
 
 import hashlib
@@ -42,21 +42,22 @@ class RetrievalPrompt:
     """
     Template that turns users and items into token ids with slots.
 
-    The user prompt numbers the items kept, each with date (where its time is known), title and slot, asks for the next one
-    and ends in the query. The item prompt holds title and attributes, the slot and the query. Item text never becomes a
-    control token. All items are tokenised when the prompt is made; it keeps neither tokenizer nor catalog.
+    The user prompt numbers the items kept, each with date (where its time is known), title and slot, asks for the next
+    one and ends in the query. The item prompt holds title and attributes, the slot and the query. Item text never
+    becomes a control token. All items are tokenised when the prompt is made; it keeps neither tokenizer nor catalog.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the language model. It is not changed and needs
-            no padding token.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the language model. It is not changed and
+            needs no padding token.
         catalog ([`Catalog`]): Items. One without a title is named after its id, and counted.
-        max_length (`int`, *optional*, defaults to `1024`): Most tokens of a prompt. The oldest items of a history are dropped
-            to fit; question and query never are.
+        max_length (`int`, *optional*, defaults to `1024`): Most tokens of a prompt. The oldest items of a history are
+            dropped to fit; question and query never are.
         max_history (`int`, *optional*, defaults to `10`): Most items of a history.
         max_item_tokens (`int`, *optional*, defaults to `64`): Most tokens of an item's text; what is longer is cut.
         dates (`bool`, *optional*, defaults to `True`): Write the date (UTC) of each item whose time is known.
         item_attributes (`list[str]`, *optional*): Attributes of the catalog that follow the title in the item prompt.
-        user_instruction, user_question, item_instruction (`str`, *optional*): The fixed text, in the words of your domain.
+        user_instruction, user_question, item_instruction (`str`, *optional*): The fixed text, in the words of your
+            domain.
 
     Attributes:
         user_prefix, item_prefix (`list[int]`): Tokens that all prompts of a kind begin with.
@@ -128,8 +129,8 @@ class RetrievalPrompt:
                 that none is known.
 
         Returns:
-            `dict[str, list[int]]`: `input_ids`, whose last token is the query, and `slot_items`, equal in length: the item
-            row at each slot, -1 elsewhere.
+            `dict[str, list[int]]`: `input_ids`, whose last token is the query, and `slot_items`, equal in length: the
+            item row at each slot, -1 elsewhere.
         """
         rows = self._check_rows(history)[-self.max_history :]
         dates = self._dates(timestamps, len(history))[-self.max_history :]
@@ -153,8 +154,8 @@ class RetrievalPrompt:
             rows (`list[int]`): Item rows.
 
         Returns:
-            `dict[str, torch.LongTensor]`: `input_ids`, `attention_mask` and `slot_items`, each of the shape `(len(rows), T)`,
-            right-padded; the last real token of a row is the query.
+            `dict[str, torch.LongTensor]`: `input_ids`, `attention_mask` and `slot_items`, each of the shape
+            `(len(rows), T)`, right-padded; the last real token of a row is the query.
         """
         rows = self._check_rows(rows)
         lengths = self.item_lengths[rows]
@@ -195,8 +196,8 @@ class RetrievalPrompt:
         prompt = cls(tokenizer, catalog, **settings)
         if prompt.sha256 != expected:
             raise ValueError(
-                f"{path} was edited, or `tokenizer` encodes text in another way than the one that it was saved with. Load "
-                "the tokenizer from the same folder as the prompt, or train again with this one."
+                f"{path} was edited, or `tokenizer` encodes text in another way than the one that it was saved with. "
+                "Load the tokenizer from the same folder as the prompt, or train again with this one."
             )
         return prompt
 
@@ -233,8 +234,8 @@ class RetrievalPrompt:
         needed = max(fixed + event, len(self.item_prefix) + int(self.item_lengths.max()))
         if self.max_length < needed:
             raise ValueError(
-                f"`max_length` is {self.max_length}, too few for the fixed text and one item: {needed} tokens. Raise it, or "
-                "lower `max_item_tokens`."
+                f"`max_length` is {self.max_length}, too few for the fixed text and one item: {needed} tokens. Raise "
+                "it, or lower `max_item_tokens`."
             )
         self._room = self.max_length - fixed
         self._numbers_before = np.cumsum([0, *map(len, self._numbers)])
@@ -262,7 +263,8 @@ class RetrievalPrompt:
             date = None
         if date is None or not FIRST_YEAR <= date.year <= LAST_YEAR:
             raise ValueError(
-                f"`timestamps` must be seconds between {FIRST_YEAR} and {LAST_YEAR}, got {time}. Are these milliseconds?"
+                f"`timestamps` must be seconds between {FIRST_YEAR} and {LAST_YEAR}, got {time}. Are these "
+                "milliseconds?"
             )
         return self._years[date.year - FIRST_YEAR] + self._months[date.month - 1] + self._days[date.day - 1]
 

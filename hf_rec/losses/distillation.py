@@ -2,8 +2,8 @@
 Losses that teach a language model to retrieve items and to keep a sequence model's sense of order
 (LLM-SRec, https://huggingface.co/papers/2502.13909).
 
-Shapes: B users · K negatives of a user · M negatives shared by all users · d width of the vectors. Every loss is a mean
-over users, in nats or without unit; sums run in float32.
+Shapes: B users · K negatives of a user · M negatives shared by all users · d width of the vectors. Every loss is a
+mean over users, in nats or without unit; sums run in float32.
 """
 
 import torch
@@ -43,9 +43,9 @@ def match_loss(user: Tensor, teacher: Tensor, form: str = "mse", temperature: fl
     Args:
         user (`torch.Tensor` of shape `(B, d)`): User vectors of the language model.
         teacher (`torch.Tensor` of shape `(B, d)`): User vectors of the sequence model, in the same space.
-        form (`str`, *optional*, defaults to `"mse"`): `"mse"`: mean over users and dimensions of the squared difference of
-            the unit vectors, as published; between 0 and 4 / d. `"infonce"`: each user must find the teacher's vector of
-            the same user among those of the batch, by cosine; 0 for a batch of one.
+        form (`str`, *optional*, defaults to `"mse"`): `"mse"`: mean over users and dimensions of the squared
+            difference of the unit vectors, as published; between 0 and 4 / d. `"infonce"`: each user must find the
+            teacher's vector of the same user among those of the batch, by cosine; 0 for a batch of one.
         temperature (`float`, *optional*, defaults to `0.07`): Temperature of `"infonce"`, greater than 0.
 
     Returns:
@@ -63,8 +63,8 @@ def match_loss(user: Tensor, teacher: Tensor, form: str = "mse", temperature: fl
 
 def uniformity_loss(vectors: Tensor, scale: float = 2.0) -> Tensor:
     """
-    Mean over pairs of `exp(-scale * squared distance)` of the unit vectors: 1 where all are equal, small where they spread
-    over the sphere (https://huggingface.co/papers/2005.10242, without its logarithm, as LLM-SRec has it).
+    Mean over pairs of `exp(-scale * squared distance)` of the unit vectors: 1 where all are equal, small where they
+    spread over the sphere (https://huggingface.co/papers/2005.10242, without its logarithm, as LLM-SRec has it).
 
     Args:
         vectors (`torch.Tensor` of shape `(B, d)`): Vectors of any length.
