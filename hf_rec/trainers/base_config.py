@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from hf_rec.fields import check_field_types
@@ -22,6 +24,10 @@ class RecommenderConfig(TrainingArguments):
         # Trainer takes a larger value for better unless the name ends in "loss"
         if self.greater_is_better is None and self.metric_for_best_model in ("nll", "eval_nll"):
             self.greater_is_better = False
+        # Several CPU processes, of `accelerate launch` too, are seen only where `use_cpu` says so: each would otherwise
+        # train a model of its own (accelerate 1.15)
+        if parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available():
+            self.use_cpu = True
         super().__post_init__()
         if self.label_smoothing_factor != 0:
             raise ValueError(

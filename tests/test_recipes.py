@@ -1,0 +1,200 @@
+"""Every YAML parses strictly, every recipe runs two steps, and the launch configs start what they say."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hf_rec.arguments import DataArguments, check_config, parse_arguments, select_rows
+
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
+TWO_STEPS = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+# recipe: the config that it is tried with
+TRIED_WITH = {"msl": "books_tiny.yaml", "new_lm": "books.yaml", "sequential": "beauty_sasrec.yaml"}
+
+
+@dataclass
+class Arguments:
+    """One field of every kind of type that recipes use."""
+
+    name: str = field(metadata={"help": "Text."})
+    rate: float = field(default=0.1, metadata={"help": "Number."})
+    count: int | None = field(default=None, metadata={"help": "Whole number."})
+    flag: bool = field(default=False, metadata={"help": "Yes or no."})
+    words: list[str] | None = field(default=None, metadata={"help": "List."})
+    kind: typing.Literal["a", "b"] = field(default="a", metadata={"help": "Choice."})
+
+
+def dataclasses_of(recipe: Path) -> list[type]:
+    """The dataclasses that a recipe's `main` takes."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{recipe.stem}", recipe)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return [hint for name, hint in typing.get_type_hints(module.main).items() if name != "return"]
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_config_parses_strictly_and_says_how_to_launch_it(config):
+    recipe = ROOT / "recipes" / f"{config.parent.name}.py"
+    parse_arguments(dataclasses_of(recipe), ["--config", str(config)])
+    comment = "".join(line for line in config.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert f"recipes/{recipe.name}" in comment
+    assert f"--config {config.relative_to(ROOT)}" in comment
+
+
+def test_every_recipe_is_tried_below_and_says_how_to_run_it():
+    assert {path.stem for path in RECIPES} == set(TRIED_WITH)
+    for path in RECIPES:
+        assert f"recipes/{path.name}" in path.read_text().split('"""')[1]
+    assert {path.parent.name for path in CONFIGS} <= set(TRIED_WITH)
+
+
+class TestStrictParsing:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("nmae: x", "unknown key `nmae`, did you mean `name`?"),
+            ("entirely_else: x", "unknown key `entirely_else`"),
+            ("name: 5", "`name` must be str, got 5 (int)"),
+            ("rate: fast", "`rate` must be float, got 'fast' (str)"),
+            ("rate: true", "`rate` must be float, got True (bool)"),
+            ("count: 2.5", "`count` must be int or null, got 2.5 (float)"),
+            ("flag: 1", "`flag` must be bool, got 1 (int)"),
+            ("words: one", "`words` must be list[str] or null, got 'one' (str)"),
+            ("words: [1]", "`words` must be list[str] or null, got [1] (list)"),
+            ("kind: c", "`kind` must be one of 'a', 'b', got 'c' (str)"),
+            ("name: x\nname: y", "key `name` stands twice"),
+            ("- name", "must hold `key: value` lines, got list"),
+            ("name: [x", "is not valid YAML"),
+            ("env: fast", "`env` must be a mapping"),
+        ],
+    )
+    def test_a_mistake_is_named_with_its_file(self, tmp_path, text, message):
+        path = write(tmp_path, text)
+        with pytest.raises(ValueError) as error:
+            check_config(path, [Arguments])
+        assert message in str(error.value)
+        assert path in str(error.value)
+
+    def test_all_mistakes_of_a_file_are_named_at_once(self, tmp_path):
+        with pytest.raises(ValueError, match="`nmae`.*`flag`"):
+            check_config(write(tmp_path, "nmae: x\nflag: 1"), [Arguments])
+
+    def test_right_values_arrive_with_their_types(self, tmp_path):
+        path = write(tmp_path, "name: x\nrate: 3e-4\ncount: null\nflag: true\nwords: [a, b]\nkind: b\n")
+        for words in (["--config", path], [f"--config={path}"]):
+            (arguments,) = parse_arguments([Arguments], words)
+            assert arguments == Arguments("x", 3e-4, None, True, ["a", "b"], "b")
+
+    def test_the_command_line_wins(self, tmp_path):
+        words = ["--config", write(tmp_path, "name: x\ncount: 3"), "--count", "4"]
+        assert parse_arguments([Arguments], words)[0].count == 4
+
+    def test_a_shortened_flag_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="--cou"):
+            parse_arguments([Arguments], ["--config", write(tmp_path, "name: x"), "--cou", "4"])
+
+    def test_a_missing_file_is_named(self):
+        with pytest.raises(ValueError, match="`--config` 'none.yaml' cannot be read"):
+            parse_arguments([Arguments], ["--config", "none.yaml"])
+        with pytest.raises(ValueError, match="needs the path"):
+            parse_arguments([Arguments], ["--config"])
+
+    def test_a_key_that_no_dataclass_of_a_recipe_has_is_named(self, tmp_path):
+        config = ROOT / "recipes" / "configs" / "msl" / TRIED_WITH["msl"]
+        text = config.read_text().replace("adaptive_tau:", "adaptive_tua:")
+        with pytest.raises(ValueError, match="unknown key `adaptive_tua`, did you mean `adaptive_tau`"):
+            parse_arguments(dataclasses_of(ROOT / "recipes" / "msl.py"), ["--config", write(tmp_path, text)])
+
+
+class TestDataArguments:
+    def test_a_limit_below_one_is_named(self):
+        with pytest.raises(ValueError, match="`max_eval_samples` must be at least 1, got 0"):
+            DataArguments("data", max_eval_samples=0)
+
+    def test_selected_rows_are_spread_evenly_and_in_order(self):
+        from datasets import Dataset
+
+        rows = Dataset.from_dict({"row": list(range(10))})
+        assert list(select_rows(rows, 4)["row"]) == [0, 2, 5, 7]
+        assert select_rows(rows, None) is rows
+        assert select_rows(rows, 10) is rows
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A small prepared data set and a tiny language model made by `recipes/new_lm.py`."""
+    from hf_rec.data.prepare import prepare
+
+    root = tmp_path_factory.mktemp("recipes")
+    prepare("demo", root / "data", num_users=40, seed=0)
+    words = ["--config", str(ROOT / "recipes/configs/new_lm" / TRIED_WITH["new_lm"]), "--data_dir", str(root / "data")]
+    words += ["--output_dir", str(root / "base"), "--vocab_size", "400", "--hidden_size", "32", "--num_layers", "1"]
+    run([sys.executable, "recipes/new_lm.py", *words])
+    return root
+
+
+def run(words: list[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def launch(launch_config: str, recipe: str, *words: object) -> None:
+    """`accelerate launch` as the top of each YAML says it, with words that make the run short."""
+    config = ROOT / "recipes" / "configs" / recipe / TRIED_WITH[recipe]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launcher += ["--config_file", f"accelerate_configs/{launch_config}.yaml", f"recipes/{recipe}.py"]
+    run([*launcher, "--config", str(config), *TWO_STEPS, *map(str, words)])
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_the_msl_recipe_trains_saves_and_ranks(workplace):
+    out = workplace / "msl"
+    words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)
+    launch("cpu", "msl", *words, "--max_test_samples", 8)
+    metrics = read(out / "test" / "metrics.json")
+    assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 1
+    assert metrics["cost"]["training_rows"] == 40 and metrics["cost"]["seed"] == 0
+    assert read(out / "trainer_state.json")["global_step"] == 2
+
+    from hf_rec import load_recommender
+
+    recommender = load_recommender(out, device="cpu")
+    assert len(recommender.recommend([recommender.catalog.ids[:2]], k=3).item_ids[0]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_cpu_2_runs_two_processes(workplace):
+    out = workplace / "msl_2"
+    words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)
+    launch("cpu_2", "msl", *words, "--max_test_samples", 8, "--per_device_train_batch_size", 16)
+    metrics = read(out / "test" / "metrics.json")
+    assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_the_sequential_recipe_trains_saves_and_ranks(workplace):
+    out = workplace / "sequential"
+    launch("cpu", "sequential", "--data_dir", workplace / "data", "--output_dir", out, "--max_test_samples", 8)
+    assert read(out / "test" / "metrics.json")["rows"] == 8
