@@ -24,8 +24,8 @@ class RecommenderConfig(TrainingArguments):
         # Trainer takes a larger value for better unless the name ends in "loss"
         if self.greater_is_better is None and self.metric_for_best_model in ("nll", "eval_nll"):
             self.greater_is_better = False
-        # accelerate 1.15 sees several CPU processes only where `use_cpu` says so; each would otherwise train a model of
-        # its own, under `accelerate launch` with `use_cpu: true` too
+        # accelerate 1.15 sees several CPU processes only where `use_cpu` says so; each would otherwise train its own
+        # model, under `accelerate launch` with `use_cpu: true` too
         if parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available():
             self.use_cpu = True
         super().__post_init__()
