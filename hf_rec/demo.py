@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rec.arguments import select_rows
 from hf_rec.columns import HISTORY, TARGET
-from hf_rec.cost import measured_cost
+from hf_rec.cost import measured_cost, write_cost
 
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def _train(
         trainer.train()
     trainer.save_model()
     trainer.save_state()
+    write_cost(str(folder), cost)
     return trainer.recommender(), cost
 
 

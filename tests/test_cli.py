@@ -188,13 +188,23 @@ def test_evaluate_names_a_split_that_is_not_there(folders, tmp_path, capsys):
     assert "`--split` must be one of" in capsys.readouterr().err
 
 
-def test_recent_popularity_counts_the_newest_tenth(folders):
+@pytest.mark.parametrize(("flags", "window"), [([], 4), (["--window", "7"], 7)])
+def test_recent_popularity_counts_the_newest_tenth_or_the_window(folders, flags, window):
     from hf_rec.data.prepare import load_prepared
 
     catalog, splits, _ = load_prepared(folders / "data")
-    recent = cli._make_control("recent", catalog, splits["train"])
+    words = ["evaluate", "--control", "recent", "--data", "x", "--out", "y", *flags]
+    recent, cost = cli._make_control(cli.build_parser().parse_args(words), catalog, splits["train"])
     assert isinstance(recent, PopularityRecommender)
-    assert recent.window == len(splits["train"]) // 10
+    assert recent.window == window
+    assert cost["training_rows"] == 40
+
+
+@pytest.mark.parametrize("flags", [["--tau", "2"], ["--scoring", "full_vocab"], ["--fit-tau", "validation"]])
+def test_flags_of_language_models_are_refused_for_others(folders, tmp_path, flags, capsys):
+    words = ("--data", folders / "data", "--out", tmp_path / "out", *flags)
+    assert run("evaluate", "--model", folders / "model", *words) == cli.BAD_INPUT
+    assert f"`{flags[0]}` goes with language models" in capsys.readouterr().err
 
 
 def test_the_demo_refuses_a_folder_that_it_did_not_write(tmp_path, capsys):
