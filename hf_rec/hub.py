@@ -26,6 +26,7 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts import Prompt
 from hf_rec.generation.controls import CONTROLS
 from hf_rec.generation.recommend import LanguageModelRecommender, Recommender
+from hf_rec.generation.retrieval import RetrievalRecommender
 from hf_rec.generation.sequence import SequenceRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
@@ -279,6 +280,7 @@ def _load_sequence_model(folder: Path, index: dict, catalog: Catalog, device, dt
 _LOADERS: dict[str, Callable] = {
     "language_model": _load_language_model,
     SequenceRecommender.kind: _load_sequence_model,
+    RetrievalRecommender.kind: RetrievalRecommender.load,
 } | dict.fromkeys(CONTROLS, _load_control)
 
 

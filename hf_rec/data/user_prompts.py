@@ -168,6 +168,10 @@ class RetrievalPrompt:
         arrays = {INPUT_IDS: input_ids, ATTENTION_MASK: real, SLOT_ITEMS: slot_items}
         return {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
 
+    def same_item(self, row: int, other: "RetrievalPrompt", other_row: int) -> bool:
+        """Whether an item's prompt is, token for token, that of a row of another prompt."""
+        return np.array_equal(self._text(row), other._text(other_row))
+
     def for_catalog(self, tokenizer: "PreTrainedTokenizerBase", catalog: Catalog) -> "RetrievalPrompt":
         """The same template over other items."""
         return RetrievalPrompt(tokenizer, catalog, **self.settings)
@@ -271,6 +275,10 @@ class RetrievalPrompt:
     def _title(self, row: int) -> list[int]:
         start = self._title_starts[row]
         return self._titles[start : start + self._title_lengths[row]].tolist()
+
+    def _text(self, row: int) -> np.ndarray:
+        start = self._text_starts[row]
+        return self._texts[start : start + self.item_lengths[row] - 2]
 
     def _check_rows(self, rows: Sequence[int]) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.int64)
