@@ -3,13 +3,13 @@ The flags that all recipes share, and the one parser they use: YAML first, then 
 """
 
 import difflib
-import enum
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from hf_rec.fields import fits, spell
 
 
 @dataclass
@@ -89,8 +89,8 @@ def check_config(path: str, dataclass_types: Sequence[type]) -> dict[str, Any]:
         elif key not in hints:
             close = difflib.get_close_matches(str(key), hints, n=1)
             problems.append(f"unknown key `{key}`" + (f", did you mean `{close[0]}`?" if close else ""))
-        elif not _fits(value, hints[key]):
-            problems.append(f"`{key}` must be {_spell(hints[key])}, got {value!r} ({type(value).__name__})")
+        elif not fits(value, hints[key], numbers_as_text=True):
+            problems.append(f"`{key}` must be {spell(hints[key])}, got {value!r} ({type(value).__name__})")
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
     return config
@@ -132,51 +132,3 @@ def _load_yaml(path: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold `key: value` lines, got {type(config).__name__}.")
     return config
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a YAML value is of the annotated type; classes that YAML cannot spell are left to their dataclass."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin in (list, tuple) or hint in (list, tuple):
-        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
-    if origin is dict or hint is dict:
-        return isinstance(value, dict)
-    if hint in (None, type(None)):
-        return value is None
-    if hint is float:  # YAML reads 3e-4 as a string
-        return _is_number(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return value in [member.value for member in hint]
-    return True
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _spell(hint: Any) -> str:
-    """A type as a person writes it, e.g. `int or None`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_spell(option) for option in arguments))
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return "one of " + ", ".join(repr(member.value) for member in hint)
-    if hint in (None, type(None)):
-        return "null"
-    return str(hint) if origin else getattr(hint, "__name__", str(hint))

@@ -1,22 +1,12 @@
 """
-Strict types for the fields of argument dataclasses: YAML files and keyword arguments are not checked by argparse.
+Strict types for the fields of argument dataclasses: neither YAML files nor keyword arguments pass through argparse,
+and dataclasses check nothing.
 """
 
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return any(_matches(value, option) for option in get_args(hint))
-    if origin in (list, dict):
-        return isinstance(value, origin)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return hint is Any or isinstance(value, hint)
+import enum
+import types
+import typing
+from typing import Any
 
 
 def check_field_types(config: Any, owner: type) -> None:
@@ -30,11 +20,63 @@ def check_field_types(config: Any, owner: type) -> None:
     Raises:
         `TypeError`: Names the field, the value and the type it should have.
     """
-    hints = get_type_hints(owner)
+    hints = typing.get_type_hints(owner)
     for name in owner.__annotations__:
         value = getattr(config, name)
-        if not _matches(value, hints[name]):
-            wanted = getattr(hints[name], "__name__", None) if get_origin(hints[name]) is None else str(hints[name])
-            raise TypeError(
-                f"`{name}` must be of type {wanted or hints[name]}, got {value!r} ({type(value).__name__})."
-            )
+        if not fits(value, hints[name]):
+            raise TypeError(f"`{name}` must be {spell(hints[name])}, got {value!r} ({type(value).__name__}).")
+
+
+def fits(value: Any, hint: Any, numbers_as_text: bool = False) -> bool:
+    """
+    Whether a value is of an annotated type. Classes that YAML cannot spell are left to their dataclass.
+
+    Args:
+        value: The value.
+        hint: The annotation.
+        numbers_as_text (`bool`, *optional*, defaults to `False`): Take `"3e-4"` for a float, as YAML reads it.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, option, numbers_as_text) for option in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (list, tuple) or hint in (list, tuple):
+        return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value if arguments)
+    if origin is dict or hint is dict:
+        return isinstance(value, dict)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is float:
+        return _is_number(value, numbers_as_text)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return value in [member.value for member in hint]
+    return True
+
+
+def spell(hint: Any) -> str:
+    """A type as a person writes it, e.g. `int or None`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(spell(option) for option in arguments))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "one of " + ", ".join(repr(member.value) for member in hint)
+    if hint in (None, type(None)):
+        return "null"
+    return str(hint) if origin else getattr(hint, "__name__", str(hint))
+
+
+def _is_number(value: Any, as_text: bool) -> bool:
+    if isinstance(value, str) and as_text:
+        try:
+            float(value)
+        except ValueError:
+            return False
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool)
