@@ -1,4 +1,4 @@
-"""Three steps of SequentialTrainer on a tiny cycle, on one process or several: `sequential_run.py OUT BATCH LOSS`."""
+"""Three steps of SequentialTrainer on a tiny cycle for each of three losses: `sequential_run.py OUT BATCH`."""
 
 import json
 import sys
@@ -30,8 +30,7 @@ def rows(count, seed):
     )
 
 
-def main(folder: str, batch_size: int, loss_type: str) -> None:
-    torch.set_num_threads(1)
+def run(folder: str, batch_size: int, loss_type: str) -> None:
     args = SequentialConfig(
         folder,
         loss_type=loss_type,
@@ -65,4 +64,6 @@ def main(folder: str, batch_size: int, loss_type: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    torch.set_num_threads(1)
+    for loss in ("ce", "sce", "bce"):
+        run(f"{sys.argv[1]}/{loss}", int(sys.argv[2]), loss)
