@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from contextlib import contextmanager
+from pathlib import Path
 
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from hf_rec.trainers.base_config import RecommenderConfig
 
@@ -78,8 +80,16 @@ class RecommenderTrainer(Trainer):
         super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             self.save_recommender_files(output_dir)
+            Path(output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle
+            Path(output_dir, "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
         if push:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # What Trainer pushes during training is `output_dir` with the weights of the checkpoint copied into it
+        if self.is_world_process_zero():
+            self.save_recommender_files(self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def save_recommender_files(self, output_dir: str) -> None:
         """Write what the method needs beside its weights; called on the process that saves."""

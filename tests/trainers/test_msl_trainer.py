@@ -230,6 +230,8 @@ def test_an_adapter_is_trained_alone_and_saved_beside_the_recommender_files(make
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "recommender.json", "tokenizer.json"} <= files
     assert "model.safetensors" not in files
+    assert "training_args.json" in files
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)  # nothing pickled
     changed = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
     assert changed and all("lora_" in name for name in changed)
 
