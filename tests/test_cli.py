@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hf_rec import Catalog, ItemTrie, cli
+from hf_rec import Catalog, ItemTrie, cli, demo
 from hf_rec.data.prepare import SPLIT_RULES, prepare, source_loaders
 from hf_rec.generation.controls import LastItemRecommender, PopularityRecommender
 from hf_rec.hub import save_control, save_recommender
@@ -214,11 +214,18 @@ def test_the_demo_refuses_a_folder_that_it_did_not_write(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+def test_the_demo_overwrites_its_own_folder(tmp_path):
+    out = demo._claim_folder(tmp_path / "demo", seed=0, quick=True)
+    (out / "msl").mkdir()
+    (out / "msl" / "model.safetensors").touch()
+    assert demo._claim_folder(out, seed=1, quick=True) == out
+    assert [path.name for path in out.iterdir()] == [demo.MARKER]
+
+
 @pytest.mark.slow
-def test_the_demo_runs_from_data_to_report_and_again(tmp_path, capsys):
+def test_the_demo_runs_from_data_to_report(tmp_path, capsys):
     out = tmp_path / "demo"
     assert run("demo", "--quick", "--out", out) == 0
-    assert run("demo", "--quick", "--out", out) == 0, "its own folder is overwritten"
     page = (out / "report.md").read_text()
     for name in ("popularity", "recent popularity", "last-item neighbour", "plain SFT", "MSL"):
         assert name in page

@@ -168,12 +168,13 @@ def read(path: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_the_msl_recipe_trains_saves_and_ranks(workplace):
+@pytest.mark.distributed
+def test_the_msl_recipe_trains_saves_and_ranks_with_two_processes(workplace):
     out = workplace / "msl"
     words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)
-    launch("cpu", "msl", *words, "--max_test_samples", 8)
+    launch("cpu_2", "msl", *words, "--max_test_samples", 8, "--per_device_train_batch_size", 16)
     metrics = read(out / "test" / "metrics.json")
-    assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 1
+    assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 2
     assert metrics["cost"]["training_rows"] == 40 and metrics["cost"]["seed"] == 0
     assert read(out / "trainer_state.json")["global_step"] == 2
 
@@ -184,17 +185,8 @@ def test_the_msl_recipe_trains_saves_and_ranks(workplace):
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
-def test_cpu_2_runs_two_processes(workplace):
-    out = workplace / "msl_2"
-    words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)
-    launch("cpu_2", "msl", *words, "--max_test_samples", 8, "--per_device_train_batch_size", 16)
-    metrics = read(out / "test" / "metrics.json")
-    assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 2
-
-
-@pytest.mark.slow
 def test_the_sequential_recipe_trains_saves_and_ranks(workplace):
     out = workplace / "sequential"
     launch("cpu", "sequential", "--data_dir", workplace / "data", "--output_dir", out, "--max_test_samples", 8)
-    assert read(out / "test" / "metrics.json")["rows"] == 8
+    metrics = read(out / "test" / "metrics.json")
+    assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 1
