@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
@@ -16,6 +17,7 @@ from hf_rec.columns import HISTORY, INPUT_IDS, LABELS, SUPERVISE_FROM, TARGET, T
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.collators import PromptCollator
 from hf_rec.data.prompts import Prompt
+from hf_rec.data.sequences import seen_items
 from hf_rec.generation.beam_search import trie_beam_search
 from hf_rec.generation.recommend import LanguageModelRecommender
 from hf_rec.hub import save_recommender
@@ -27,6 +29,7 @@ from hf_rec.trainers.msl_config import MSLConfig
 from hf_rec.trainers.ranking_collator import RankingCollator
 from hf_rec.trainers.temperature import Temperature
 from hf_rec.trainers.trie_loss import LabelledPositions, labelled_positions, valid_logits, vocabulary_logits
+from hf_rec.trie.csr import TrieCSR
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -106,6 +109,7 @@ class MSLTrainer(RecommenderTrainer):
         )
         self.trie = trie if trie is not None else ItemTrie.build(self.prompt.encode_items())
         csr = self.trie.csr()
+        self._warm = _warm_leaves(train_dataset, csr, len(catalog))
         pad_token_id = processing_class.pad_token_id
         pad_token_id = processing_class.eos_token_id if pad_token_id is None else pad_token_id
         self._user_metrics = compute_metrics
@@ -204,7 +208,7 @@ class MSLTrainer(RecommenderTrainer):
             self.data_collator = train_collator
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """As [`~transformers.Trainer.evaluate`]; adds `nll` and, by constrained ranking, `ndcg@10` and the like."""
+        """As [`~transformers.Trainer.evaluate`]; adds `nll`, `nll_warm` (targets that occur in training) and ranks."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._tokenised(eval_dataset, self.args, "last")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -291,6 +295,9 @@ class MSLTrainer(RecommenderTrainer):
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         leaves, scores, nll = prediction.predictions
         metrics = {"nll": float(nll.mean())}
+        warm = np.zeros(len(nll), dtype=bool) if self._warm is None else self._warm[prediction.label_ids]
+        if warm.any():
+            metrics["nll_warm"] = float(nll[warm].mean())
         if self.args.eval_num_beams != 0:
             metrics |= ranking_metrics(*list_bounds(leaves.tolist(), scores, prediction.label_ids.tolist()))
         if self._user_metrics is not None:
@@ -329,6 +336,15 @@ class MSLTrainer(RecommenderTrainer):
 
 def _encode_row(row: dict, prompt: Prompt, supervise: str) -> dict[str, list[int]]:
     return prompt.encode_example(row[HISTORY], row[TARGET], row.get(SUPERVISE_FROM), supervise)
+
+
+def _warm_leaves(train_dataset, trie: TrieCSR, num_items: int) -> np.ndarray | None:
+    """Which leaves hold an item that occurs in the training rows; `None` where the rows do not tell items."""
+    if not isinstance(train_dataset, Dataset) or not {HISTORY, TARGET} <= set(train_dataset.column_names):
+        return None
+    warm = np.zeros(len(trie), dtype=bool)
+    warm[trie.row_leaf(num_items).numpy()[sorted(seen_items(train_dataset))]] = True
+    return warm
 
 
 def _with_adapter(model: PreTrainedModel, peft_config, args: MSLConfig):

@@ -203,6 +203,20 @@ def test_evaluation_reports_the_likelihood_and_the_rank_that_brute_force_finds(m
     assert {"eval_loss", "eval_ndcg@10", "eval_ndcg@5", "eval_mrr@10"} <= metrics.keys()
 
 
+def test_the_likelihood_of_warm_targets_is_told_apart(make_trainer, tiny_catalog):
+    train = rows(3)  # few enough that some items never occur
+    trainer = make_trainer(train=train)
+    examples = rows(10, seed=1)
+    # By title: two items with one title are one to the model
+    known = {tiny_catalog.titles[item] for row in train for item in [*row[HISTORY], row[TARGET]]}
+    warm = [place for place, target in enumerate(examples[TARGET]) if tiny_catalog.titles[target] in known]
+    assert 0 < len(warm) < 10
+    alone = trainer.evaluate(examples.select(warm))
+    metrics = trainer.evaluate()
+    assert metrics["eval_nll_warm"] == pytest.approx(alone["eval_nll"], rel=1e-5)
+    assert metrics["eval_nll_warm"] != pytest.approx(metrics["eval_nll"])
+
+
 def test_several_evaluation_sets_and_a_users_own_metrics_are_served(make_trainer):
     seen = {}
 
