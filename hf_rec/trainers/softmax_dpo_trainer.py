@@ -342,6 +342,15 @@ class SoftmaxDPOTrainer(DPOTrainer):
         for name, column in zip(names, self.accelerator.gather_for_metrics(values).T.tolist(), strict=True):
             self._metrics[mode][name] += [value for value in column if not math.isnan(value)]
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the loss noted; in evaluation under the name of the data set, of which there may be several."""
+        if not self.model.training:
+            prefix = next((name.removesuffix("loss") for name in logs if name.endswith("_loss")), "eval_")
+            noted = self._metrics["eval"]
+            logs |= {f"{prefix}{name}": sum(values) / len(values) for name, values in noted.items() if values}
+            noted.clear()
+        super().log(logs, start_time)
+
     # Evaluation
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
