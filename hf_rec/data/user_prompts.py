@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ class RetrievalPrompt:
 
     Attributes:
         user_prefix, item_prefix (`list[int]`): Tokens that all prompts of a kind begin with.
+        longest (`int`): Tokens that no prompt exceeds, prefix included; `max_length` or less.
         item_lengths (`np.ndarray` of shape `[N]`): Tokens of each item prompt behind the prefix.
         sha256 (`str`): Hash of the settings and of how the tokenizer encodes, but not of the catalog.
     """
@@ -114,6 +116,14 @@ class RetrievalPrompt:
 
     def __repr__(self) -> str:
         return f"RetrievalPrompt(items={len(self)}, max_length={self.max_length}, sha256={self.sha256!r})"
+
+    @cached_property
+    def text_sha256(self) -> str:
+        """Hash of the items' tokens."""
+        digest = hashlib.sha256()
+        for array in (self._titles, self._title_lengths, self._texts, self.item_lengths):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def report(self) -> dict[str, int]:
         """Counts over the catalog: `items`, `untitled` (named after their id) and `shortened` (cut to fit)."""
@@ -242,6 +252,8 @@ class RetrievalPrompt:
                 "it, or lower `max_item_tokens`."
             )
         self._room = self.max_length - fixed
+        longest = max(fixed + self.max_history * event, len(self.item_prefix) + int(self.item_lengths.max()))
+        self.longest = min(self.max_length, longest)
         self._numbers_before = np.cumsum([0, *map(len, self._numbers)])
 
     def _kept(self, rows: np.ndarray, dates: list[list[int]]) -> int:
