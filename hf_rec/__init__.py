@@ -21,6 +21,10 @@ _MODULES = {
     "GRU4RecConfig": "hf_rec.models.gru4rec",
     "GRU4RecModel": "hf_rec.models.gru4rec",
     "ItemTrie": "hf_rec.trie.item_trie",
+    "LLMSRecConfig": "hf_rec.trainers.llm_srec_config",
+    "LLMSRecModel": "hf_rec.models.llm_srec",
+    "LLMSRecModelConfig": "hf_rec.models.llm_srec_config",
+    "LLMSRecTrainer": "hf_rec.trainers.llm_srec_trainer",
     "MSLConfig": "hf_rec.trainers.msl_config",
     "MSLTrainer": "hf_rec.trainers.msl_trainer",
     "SASRecConfig": "hf_rec.models.sasrec",
@@ -42,7 +46,11 @@ if TYPE_CHECKING:
     from hf_rec.models.caser import CaserConfig, CaserModel
     from hf_rec.models.fmlprec import FMLPRecConfig, FMLPRecModel
     from hf_rec.models.gru4rec import GRU4RecConfig, GRU4RecModel
+    from hf_rec.models.llm_srec import LLMSRecModel
+    from hf_rec.models.llm_srec_config import LLMSRecModelConfig
     from hf_rec.models.sasrec import SASRecConfig, SASRecModel
+    from hf_rec.trainers.llm_srec_config import LLMSRecConfig
+    from hf_rec.trainers.llm_srec_trainer import LLMSRecTrainer
     from hf_rec.trainers.msl_config import MSLConfig
     from hf_rec.trainers.msl_trainer import MSLTrainer
     from hf_rec.trainers.sequential_config import SequentialConfig
@@ -63,6 +71,10 @@ __all__ = [
     "GRU4RecConfig",
     "GRU4RecModel",
     "ItemTrie",
+    "LLMSRecConfig",
+    "LLMSRecModel",
+    "LLMSRecModelConfig",
+    "LLMSRecTrainer",
     "MSLConfig",
     "MSLTrainer",
     "SASRecConfig",
