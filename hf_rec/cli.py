@@ -1,5 +1,6 @@
 """
-The command line: `hf-rec demo | prepare | recommend | evaluate | report`. Training is `accelerate launch recipes/...`.
+The command line: `hf-rec demo | prepare | recommend | evaluate | diagnose | report`. Training is `accelerate launch
+recipes/...`.
 
 Each command imports what it needs when it runs, so that `hf-rec --help` answers at once.
 """
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import hf_rec
+from hf_rec.diagnostics.command import add_diagnose, add_shuffle
 
 
 SOURCES = (
@@ -56,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-rec", description=hf_rec.__doc__.strip().splitlines()[0])
     parser.add_argument("--version", action="version", version=f"hf_rec {hf_rec.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for add in (_add_demo, _add_prepare, _add_recommend, _add_evaluate, _add_report):
+    for add in (_add_demo, _add_prepare, _add_recommend, _add_evaluate, add_diagnose, add_shuffle, _add_report):
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -120,7 +120,7 @@ def prepare(
     card["catalog"] = catalog.report()
     card["splits"] = {name: split_report(dataset) for name, dataset in splits.items()}
     card["sha256"] = {"catalog": catalog.sha256} | {name: sequence_hash(rows) for name, rows in splits.items()}
-    _write(out, catalog, splits, card)
+    write_prepared(out, catalog, splits, card)
     return card
 
 
@@ -206,7 +206,7 @@ def _as_json(options: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _write(out: Path, catalog: Catalog, splits: DatasetDict, card: dict[str, Any]) -> None:
+def write_prepared(out: Path, catalog: Catalog, splits: DatasetDict, card: dict[str, Any]) -> None:
     """Write everything beside `out`, then move it there: the folder is there whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial_dir = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

@@ -1,0 +1,100 @@
+"""
+Ranks of targets, and paired differences between two ways of ranking the same rows.
+
+Shapes: R rows · k places of a list.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_rec.columns import USER_ID
+from hf_rec.metrics.ranking import metric_values
+from hf_rec.metrics.significance import cluster_bootstrap, sign_flip_test
+from hf_rec.target_ranks import TargetRanker
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_rec.generation.recommend import Recommender
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """
+    How targets are ranked.
+
+    Attributes:
+        k (`int`): Length of the lists, and cut-off of NDCG and hit rate.
+        seen (`str`): `"keep"`, or `"mask"` to keep the items of a history out of its list.
+        num_beams (`int` or `None`): Width of a search; `None` for `2 * k`.
+        batch_size (`int` or `None`): Histories ranked at a time.
+    """
+
+    k: int = 10
+    seen: str = "keep"
+    num_beams: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"`k` must be at least 1, got {self.k}.")
+        if self.seen not in ("keep", "mask"):
+            raise ValueError(f"`seen` must be 'keep' or 'mask', got {self.seen!r}.")
+
+
+@dataclass(frozen=True)
+class RankedTargets:
+    """
+    Attributes:
+        users (`list[str]`): User of each row.
+        better, tied (`np.ndarray` of shape `(R,)`): As in [`~hf_rec.metrics.ranking.rank_bounds`].
+        item_ids (`list[list[int]]`): The list of each row, catalog rows.
+        search (`str`): `"exact"`, or the width of the search, as protocol keys have it.
+    """
+
+    users: list[str]
+    better: np.ndarray
+    tied: np.ndarray
+    item_ids: list[list[int]]
+    search: str
+
+    def values(self, metric: str) -> np.ndarray:
+        """Values by row of a metric such as `"ndcg@10"`."""
+        return metric_values(self.better, self.tied, metric)
+
+
+def rank_targets(recommender: "Recommender", rows: "Dataset", settings: RankSettings) -> RankedTargets:
+    """Rank the targets of some rows."""
+    ranker = TargetRanker(
+        recommender, settings.k, settings.seen, settings.num_beams or 2 * settings.k, settings.batch_size
+    )
+    found = ranker.rank(rows, range(len(rows)), show_progress=True)
+    users = list(map(str, rows[USER_ID])) if USER_ID in rows.column_names else list(map(str, range(len(rows))))
+    return RankedTargets(users, np.array(found["better"]), np.array(found["tied"]), found["item_ids"], ranker.search)
+
+
+def mean_interval(values: np.ndarray, users: list[str]) -> dict[str, float]:
+    """Mean of values by row, with its 95 % bootstrap interval over users."""
+    mean, low, high = cluster_bootstrap(values, users)
+    return {"mean": float(mean), "low": float(low), "high": float(high)}
+
+
+def paired_change(before: np.ndarray, after: np.ndarray, users: list[str]) -> dict[str, Any]:
+    """
+    The change from one way of ranking to another on the same rows.
+
+    Returns:
+        `dict`: `before` and `after` (means), `change` with its 95 % bootstrap interval over users, `relative_change`
+        (`None` where `before` is 0), and the `p_value` of a two-sided sign-flip test over users.
+    """
+    start, end = float(before.mean()), float(after.mean())
+    return {
+        "before": start,
+        "after": end,
+        "change": mean_interval(after - before, users),
+        "relative_change": (end - start) / start if start else None,
+        "p_value": float(sign_flip_test(after - before, users)),
+    }

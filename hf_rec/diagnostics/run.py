@@ -1,0 +1,165 @@
+"""
+All diagnostics of one recommender, as a file for programs (`diagnostics.json`) and one for people (`diagnostics.md`).
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_rec.columns import USER_ID
+from hf_rec.data.sequences import seen_items
+from hf_rec.diagnostics.order import order_sensitivity, shuffled_training
+from hf_rec.diagnostics.other_items import sampled_ranking, transfer
+from hf_rec.diagnostics.ranks import RankSettings, rank_targets
+from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_rec.data.catalog import Catalog
+    from hf_rec.generation.recommend import Recommender
+
+FORMAT, FORMAT_VERSION = "hf_rec.diagnostics", 1
+
+
+def diagnose(
+    recommender: "Recommender",
+    rows: "Dataset",
+    train: "Dataset",
+    out_dir: str | os.PathLike,
+    *,
+    name: str,
+    split: str = "test",
+    settings: RankSettings | None = None,
+    seed: int = 0,
+    lengths: Sequence[int] = (),
+    trained_on_shuffled: "Recommender | None" = None,
+    sampled: int | None = None,
+    other_domain: "tuple[Catalog, Dataset, Dataset] | None" = None,
+) -> dict[str, Any]:
+    """
+    Find out what a recommender rests on, and write `diagnostics.json` and `diagnostics.md`.
+
+    Args:
+        recommender ([`~hf_rec.generation.recommend.Recommender`]): Any recommender.
+        rows (`datasets.Dataset`): Split rows to rank.
+        train (`datasets.Dataset`): The rows that it was trained on, which say what is warm.
+        out_dir (`str` or `os.PathLike`): Folder of the two files.
+        name (`str`): Name of the method.
+        split (`str`, *optional*, defaults to `"test"`): Name of the split.
+        settings ([`RankSettings`], *optional*): How targets are ranked.
+        seed (`int`, *optional*, defaults to `0`): Seed of shuffled histories and sampled candidates.
+        lengths (`list[int]`, *optional*): Rank with the newest so many events alone, once for each number.
+        trained_on_shuffled ([`~hf_rec.generation.recommend.Recommender`], *optional*): The same method, trained on
+            shuffled histories.
+        sampled (`int`, *optional*): Rank among this many random items too.
+        other_domain (`tuple`, *optional*): Catalog, training rows and rows to rank of another domain, for models that
+            read text.
+
+    Returns:
+        `dict`: The content of `diagnostics.json`.
+    """
+    settings = settings or RankSettings()
+    if not len(rows):
+        raise ValueError("`rows` is empty: there is nothing to rank.")
+    ranked = rank_targets(recommender, rows, settings)
+    result = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "name": name,
+        "split": split,
+        "protocol": f"full/search={ranked.search}/seen={settings.seen}",
+        "k": settings.k,
+        "rows": len(rows),
+        "order": order_sensitivity(recommender, rows, settings, seed, ranked),
+        "history_length": by_history_length(ranked, rows, settings.k),
+        "warmth": by_warmth(ranked, rows, seen_items(train), set(map(str, train[USER_ID])), settings.k),
+    }
+    if lengths:
+        result["events_given"] = by_events_given(recommender, rows, lengths, settings)
+    if trained_on_shuffled is not None:
+        result["trained_on_shuffled"] = shuffled_training(ranked, trained_on_shuffled, rows, settings)
+    if sampled is not None:
+        result["sampled"] = sampled_ranking(recommender, rows, sampled, settings.k, seed)
+    if other_domain is not None:
+        result["transfer"] = transfer(recommender, *other_domain, settings)
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {"diagnostics.json": json.dumps(result, indent=2, allow_nan=False), "diagnostics.md": to_markdown(result)}
+    for file, text in texts.items():
+        partial = out / f".{file}.partial"
+        partial.write_text(text.rstrip() + "\n", encoding="utf-8")
+        partial.replace(out / file)
+    return result
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """The result of [`diagnose`] as tables."""
+    k, order = result["k"], result["order"]
+    lines = [
+        f"# {result['name']}: diagnostics",
+        "",
+        f"{result['rows']:,} rows of {result['split']}, {result['protocol']}.",
+        "",
+    ]
+    lines += [
+        "## Order",
+        "",
+        f"| | NDCG@{k} | shuffled | change | p | overlap@{k} | cosine |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for label, part in (("all rows", order), ("rows with an order", order.get("of_these"))):
+        if part is not None:
+            cosine = f"{part['cosine']['mean']:.3f}" if "cosine" in part else ""
+            lines.append(f"| {label} | {_change(part['ndcg'])} | {part['overlap']['mean']:.3f} | {cosine} |")
+    if "trained_on_shuffled" in result:
+        change = _change(result["trained_on_shuffled"]["ndcg"])
+        lines += ["", f"| | NDCG@{k} | trained on shuffled histories | change | p |", "|---|---|---|---|---|"]
+        lines.append(f"| all rows | {change} |")
+    lines += ["", "## History", "", f"| events | rows | NDCG@{k} | hit rate@{k} |", "|---|---|---|---|"]
+    for part in result["history_length"]:
+        label = f"{part['from']}+" if part["to"] is None else _range(part["from"], part["to"])
+        lines.append(f"| {label} | {_metrics(part)} |")
+    for part in result.get("events_given", ()):
+        lines.append(f"| newest {part['events']} given | {_metrics(part)} |")
+    lines += ["", "## Seen in training", "", f"| | rows | NDCG@{k} | hit rate@{k} |", "|---|---|---|---|"]
+    lines += [f"| {label.replace('_', ' ')} | {_metrics(part)} |" for label, part in result["warmth"].items()]
+    if "sampled" in result:
+        names = [name for name in result["sampled"] if "@" in name]
+        lines += ["", f"## Among sampled items ({result['sampled']['protocol']})", "", f"| {' | '.join(names)} |"]
+        lines += [
+            "|" + "---|" * len(names),
+            "| " + " | ".join(_interval(result["sampled"][name]) for name in names) + " |",
+        ]
+    if "transfer" in result:
+        part = result["transfer"]
+        lines += ["", f"## Another domain ({part['items']:,} items, {part['rows']:,} rows)", ""]
+        lines += ["| | model | popularity | chance |", "|---|---|---|---|"]
+        for name in ("ndcg", "hit_rate"):
+            row = part[name]
+            lines.append(
+                f"| {name}@{k} | {_interval(row['model'])} | {_interval(row['popularity'])} | {row['chance']:.4f} |"
+            )
+    return "\n".join(lines)
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+
+
+def _change(part: dict[str, Any]) -> str:
+    relative = "" if part["relative_change"] is None else f" ({100 * part['relative_change']:+.1f} %)"
+    change = part["change"]
+    interval = f"{change['mean']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]{relative}"
+    return f"{part['before']:.4f} | {part['after']:.4f} | {interval} | {part['p_value']:.4f}"
+
+
+def _metrics(part: dict[str, Any]) -> str:
+    return f"{part['rows']:,} | {_interval(part['ndcg'])} | {_interval(part['hit_rate'])}"
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
