@@ -212,21 +212,21 @@ def _columns(trie: TrieCSR, nodes: Tensor, scoring: str) -> tuple[Tensor | None,
 
 def _expand(trie, users, nodes, scores, logits, lookup, tau, scoring) -> _Candidates:
     """All children of the live beams, scored. `logits` has shape `(R, C)`."""
-    token, offsets = trie.children_flat(nodes)
-    sizes = offsets.diff()
-    beam = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), sizes, output_size=len(token))
-    shift = trie.ptr[nodes] - offsets[:-1]
-    node = torch.arange(1, len(token) + 1, device=nodes.device) + shift[beam]  # the child on edge e is node e + 1
-    value = logits[beam, token if lookup is None else lookup[token]] / tau
+    sizes = trie.num_children[nodes]
+    starts = sizes.cumsum(0) - sizes
+    beam = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), sizes)
+    edge = torch.arange(len(beam), device=nodes.device) + (trie.ptr[nodes] - starts)[beam]
+    token = trie.tokens[edge]
+    column = token if lookup is None else lookup[token]
+    value = logits.flatten()[beam * logits.shape[1] + column].div_(tau)
     if scoring == "valid":
-        largest = torch.segment_reduce(value, "max", lengths=sizes)
-        value = value - largest[beam]
+        value -= torch.segment_reduce(value, "max", lengths=sizes)[beam]
         normaliser = torch.segment_reduce(value.exp(), "sum", lengths=sizes).log()
     else:
         normaliser = (logits / tau).logsumexp(dim=1)
-    score = scores[beam] + (value - normaliser[beam])
-    score = torch.where(score.isnan(), -torch.inf, score)  # `topk` would rank NaN first
-    return _Candidates(beam, users[beam], token, node, score)
+    value += (scores - normaliser)[beam]
+    value.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)  # `topk` would rank NaN first
+    return _Candidates(beam, users[beam], token, edge + 1, value)  # the child on edge e is node e + 1
 
 
 def _leaf_counts(allowed_leaves: Tensor) -> Tensor:
@@ -250,24 +250,26 @@ def _select(candidates: _Candidates, trie: TrieCSR, found: _Found, num_results: 
     """Move finished candidates to `found`, and return the indices of those that live on, ordered by user."""
     num_users, num_beams = found.leaves.shape
     sizes = torch.bincount(candidates.user, minlength=num_users)
-    starts = sizes.cumsum(0) - sizes
-    column = torch.arange(len(candidates.user), device=sizes.device) - starts[candidates.user]
-    table = torch.full((num_users, int(sizes.max())), -torch.inf, device=sizes.device)
-    table[candidates.user, column] = candidates.score
+    starts, width = sizes.cumsum(0) - sizes, int(sizes.max())
+    shift = torch.arange(num_users, device=sizes.device) * width - starts
+    place = torch.arange(len(candidates.user), device=sizes.device) + shift[candidates.user]
     is_leaf = trie.num_leaves[candidates.node] == 1 if scoring == "valid" else trie.num_children[candidates.node] == 0
-    finished = torch.zeros_like(table, dtype=torch.bool)
-    finished[candidates.user, column] = is_leaf
 
-    ended = table.masked_fill(~finished, -torch.inf)
-    if scoring == "full_vocab" and table.shape[1] > num_beams:
-        last_place = table.topk(num_beams, dim=1).values[:, -1:]
+    def table(left_out: Tensor | None) -> Tensor:
+        """Scores by user, `(U, most candidates of a user)`."""
+        scores = candidates.score if left_out is None else candidates.score.masked_fill(left_out, -torch.inf)
+        return torch.full((num_users * width,), -torch.inf, device=place.device).put_(place, scores).view(-1, width)
+
+    ended = table(~is_leaf)
+    if scoring == "full_vocab" and width > num_beams:
+        last_place = table(None).topk(num_beams, dim=1).values[:, -1:]
         found.prune(ended.masked_fill(ended >= last_place, -torch.inf))
         ended = ended.masked_fill(ended < last_place, -torch.inf)
-    best, places = ended.topk(min(num_beams + 1, ended.shape[1]), dim=1)
+    best, places = ended.topk(min(num_beams + 1, width), dim=1)
     nodes = candidates.node[(starts[:, None] + places).clamp_(max=len(candidates.node) - 1)]
     found.add(trie.first_leaf[nodes], best)
 
-    best, places = table.masked_fill(finished, -torch.inf).topk(min(num_beams + 1, table.shape[1]), dim=1)
+    best, places = table(is_leaf).topk(min(num_beams + 1, width), dim=1)
     found.prune(best[:, num_beams:])
     best, places = best[:, :num_beams], places[:, :num_beams]
     # Scores never rise, so a prefix below the last wanted leaf cannot change the result.
