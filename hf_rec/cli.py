@@ -21,6 +21,7 @@ SOURCES = (
     "amazon-2023",
     "movielens",
     "sequence-csv",
+    "history-csv",
     "sequence-text",
     "demo",
 )
@@ -109,7 +110,7 @@ def _add_prepare(commands) -> argparse.ArgumentParser:
     cut.add_argument("--num-proc", type=int, help="processes that cut windows")
     files = parser.add_argument_group("files (which of them a source takes is checked)")
     files.add_argument("--path", nargs="+", help="file, folder, several review files, or a Hub data set owner/name")
-    files.add_argument("--items", help="table: a second table with one row an item")
+    files.add_argument("--items", help="table: a second table with one row an item; history-csv: JSON of items")
     files.add_argument("--user-column", help="table: default user_id")
     files.add_argument("--item-column", help="table: default item_id")
     files.add_argument("--timestamp-column", help="table: default timestamp; 'none' where rows are in order")
@@ -120,10 +121,13 @@ def _add_prepare(commands) -> argparse.ArgumentParser:
     files.add_argument("--hub-config", help="table: configuration of a Hub data set")
     files.add_argument("--meta", help="amazon: metadata file with the titles")
     files.add_argument("--add-year", action="store_true", default=None, help="movielens: write the year behind titles")
-    files.add_argument("--train", help="sequence-csv: name of the file, default train.csv")
-    files.add_argument("--validation", help="sequence-csv: file of the validation rows, if not that of train")
+    files.add_argument("--train", help="sequence-csv, history-csv: name of the file, default train.csv")
+    files.add_argument(
+        "--validation", help="sequence-csv, history-csv: file of the validation rows, if not that of train"
+    )
     files.add_argument("--validation-from", type=int, help="sequence-csv: first second of validation")
-    files.add_argument("--test", help="sequence-csv: name of the file, default test.csv")
+    files.add_argument("--validation-share", type=float, help="history-csv: share of the last rows of train")
+    files.add_argument("--test", help="sequence-csv, history-csv: name of the file, default test.csv")
     files.add_argument("--titles", help="sequence-csv: JSON of id to title, default id2name4Rec.json")
     files.add_argument("--num-users", type=int, help="demo: users to generate")
     files.add_argument("--seed", type=int, help="demo: seed")

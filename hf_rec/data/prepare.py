@@ -26,6 +26,7 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.data.interactions import clean_interactions
 from hf_rec.data.sequences import check_no_leak, global_time, leave_one_out, sequence_hash
 from hf_rec.data.sources.amazon import load_amazon
+from hf_rec.data.sources.histories import load_history_csv
 from hf_rec.data.sources.movielens import load_movielens
 from hf_rec.data.sources.sequences import load_sequence_csv, load_sequence_text
 from hf_rec.data.sources.tables import load_table
@@ -55,11 +56,11 @@ def prepare(
 
     Args:
         source (`str`): `"table"`, `"amazon-2014"`, `"amazon-2018"`, `"amazon-2023"`, `"movielens"`, `"sequence-csv"`,
-            `"sequence-text"` or `"demo"`.
+            `"history-csv"`, `"sequence-text"` or `"demo"`.
         out (`str` or `os.PathLike`): The folder to write. It must not exist, or be empty; nothing is left of it if
             anything fails.
         split (`str`, *optional*): `"leave-one-out"` (the default for interactions), `"global-time"`, or
-            `"ready-made"` (the only one for `"sequence-csv"`, which comes with splits).
+            `"ready-made"` (the only one for `"sequence-csv"` and `"history-csv"`, which come with splits).
         window, stride, min_events (`int`, *optional*): As in [`~hf_rec.data.sequences.leave_one_out`] and
             [`~hf_rec.data.sequences.global_time`] (`min_events` there only).
         min_count, duplicates, require_titles (*optional*): As in
@@ -68,6 +69,7 @@ def prepare(
         options: Arguments of the source: `path` and others of [`~hf_rec.data.sources.tables.load_table`],
             [`~hf_rec.data.sources.amazon.load_amazon`], [`~hf_rec.data.sources.movielens.load_movielens`],
             [`~hf_rec.data.sources.sequences.load_sequence_csv`],
+            [`~hf_rec.data.sources.histories.load_history_csv`],
             [`~hf_rec.data.sources.sequences.load_sequence_text`] or
             [`~hf_rec.data.sources.demo.load_demo`]. A relative path that does not exist is looked for below the folder
             that the variable `HF_REC_DATA` names.
@@ -168,6 +170,7 @@ def source_loaders() -> dict[str, Callable[..., tuple[Dataset | DatasetDict, Cat
         "amazon-2023": partial(load_amazon, year=2023),
         "movielens": load_movielens,
         "sequence-csv": load_sequence_csv,
+        "history-csv": load_history_csv,
         "sequence-text": load_sequence_text,
         "demo": load_demo,
     }
@@ -188,7 +191,7 @@ def _check_options(source: str, loader: Callable, options: dict[str, Any]) -> No
 def _split_rule(source: str, split: str | None) -> str:
     if split is not None and split not in SPLIT_RULES:
         raise ValueError(f"`split` must be one of {sorted(SPLIT_RULES)}, got {split!r}.")
-    has_splits = source == "sequence-csv"
+    has_splits = source in ("sequence-csv", "history-csv")
     if split is not None and (split == "ready-made") != has_splits:
         kind = "comes with its splits: leave `split` out" if has_splits else "has no splits of its own: choose another"
         raise ValueError(f"`split` is {split!r}, but the source {source!r} {kind}.")
