@@ -102,14 +102,17 @@ class SequenceRecommender(ExactRecommender):
 
 def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` highest scores of each row and their columns, equal ones in column order; NaN counts as `-inf`."""
-    scores = scores.masked_fill_(scores.isnan(), -torch.inf)
-    values, columns = scores.topk(k, dim=1)
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    if values[:, 0].isnan().any():  # topk takes NaN for the highest
+        scores = scores.masked_fill(scores.isnan(), -torch.inf)
+        values, columns = scores.topk(values.shape[1], dim=1)
     # topk breaks ties as it likes: first decide who is in the list, then who stands where
-    crowded = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
+    crowded = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(1) if values.shape[1] > k else columns.new_empty(0)
+    values, columns = values[:, :k], columns[:, :k]
     if len(crowded):
-        values[crowded], columns[crowded] = (
-            part[:, :k] for part in scores[crowded].sort(dim=1, descending=True, stable=True)
-        )
+        ordered = scores[crowded].sort(dim=1, descending=True, stable=True)
+        values, columns = values.clone(), columns.clone()
+        values[crowded], columns[crowded] = (part[:, :k] for part in ordered)
     columns, order = columns.sort(dim=1)
     values, places = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, places)

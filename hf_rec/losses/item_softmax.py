@@ -73,12 +73,8 @@ def scaled_cross_entropy(positive: Tensor, negative: Tensor, alpha: float) -> Te
     Returns:
         `torch.Tensor` of shape `(P,)`: Loss per position, float32.
     """
-    if not alpha > 0:
-        raise ValueError(
-            f"`alpha` must be greater than 0, got {alpha}. Use the number of items over that of negatives, or 1."
-        )
     positive = positive.float()
-    everything = torch.cat([positive[:, None], negative.float() + math.log(alpha)], dim=1)
+    everything = torch.cat([positive[:, None], negative.float() + _log_alpha(alpha)], dim=1)
     return everything.logsumexp(dim=1) - positive
 
 
@@ -160,12 +156,86 @@ def chunked_cross_entropy(
     if chunk_size is None:
         elements = CPU_CHUNK_ELEMENTS if vectors.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
         chunk_size = max(elements // max(len(items), 1), 16)
-    if torch.is_autocast_enabled(vectors.device.type):
-        dtype = torch.get_autocast_dtype(vectors.device.type)
-        vectors, items = vectors.to(dtype), items.to(dtype)
     if eta is not None:
         _check_eta(eta)
-    return _ChunkedCrossEntropy.apply(vectors, items.to(vectors.dtype), targets, bias, eta, chunk_size)
+    return _ChunkedCrossEntropy.apply(*_autocast(vectors, items), targets, bias, eta, chunk_size)
+
+
+def chunked_scaled_cross_entropy(
+    vectors: Tensor,
+    negatives: Tensor,
+    positive: Tensor,
+    same: tuple[Tensor, Tensor] | None = None,
+    offset: Tensor | None = None,
+    alpha: float = 1.0,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """
+    Sum of [`scaled_cross_entropy`] over positions that share their negatives, a few positions at a time.
+
+    As in [`chunked_cross_entropy`], the gradient is computed in the forward pass and no `(P, K)` matrix is kept.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(P, d)`): User vectors at the labelled positions.
+        negatives (`torch.Tensor` of shape `(K, d)`): Item vectors of the negatives.
+        positive (`torch.Tensor` of shape `(P,)`): Scores of the targets.
+        same (`tuple` of `torch.Tensor` of shapes `(P,)` and `(K,)`, *optional*): Ids of the targets and of the
+            negatives; where they are the same, the negative does not count for the position.
+        offset (`torch.Tensor` of shape `(K,)`, *optional*): Added to the scores of the negatives of every position: their
+            bias, or minus log of how often they are drawn.
+        alpha (`float`, *optional*, defaults to `1.0`): Weight of each negative, greater than 0.
+        chunk_size (`int`, *optional*): Positions scored at a time. Default: about 1 MiB of scores on a CPU, 512 MiB on an
+            accelerator.
+
+    Returns:
+        `torch.Tensor`: A scalar, float32.
+    """
+    offset = vectors.new_full((len(negatives),), _log_alpha(alpha)) if offset is None else offset + _log_alpha(alpha)
+    if chunk_size is None:
+        elements = CPU_CHUNK_ELEMENTS // 4 if vectors.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+        chunk_size = max(elements // max(len(negatives), 1), 16)
+    vectors, negatives = _autocast(vectors, negatives)
+    targets, ids = (None, None) if same is None else same
+    return _ChunkedScaledCrossEntropy.apply(
+        vectors, negatives, positive.float(), offset.float(), targets, ids, chunk_size
+    )
+
+
+class _ChunkedScaledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, vectors, negatives, positive, offset, targets, ids, chunk_size):
+        needs_grad = any(ctx.needs_input_grad[:4])
+        grads = [torch.empty_like(vectors), torch.zeros_like(negatives), torch.empty_like(positive)]
+        grads.append(torch.zeros_like(offset))
+        total = vectors.new_zeros((), dtype=torch.float32)
+        with torch.autocast(vectors.device.type, enabled=False):
+            for rows in (slice(start, start + chunk_size) for start in range(0, len(vectors), chunk_size)):
+                scores = (vectors[rows] @ negatives.t()).float() + offset
+                if ids is not None:
+                    # Not -inf: a position without any negative left would be NaN
+                    scores.masked_fill_(ids == targets[rows, None], torch.finfo(scores.dtype).min)
+                probabilities = torch.softmax(scores, dim=1)
+                log_sum = scores.amax(dim=1) - probabilities.amax(dim=1).log()
+                gap = log_sum - positive[rows]
+                total += F.softplus(gap).sum()
+                if not needs_grad:
+                    continue
+                share = torch.sigmoid(gap)  # of the negatives in the softmax
+                grads[2][rows] = -share
+                grad = probabilities.mul_(share[:, None])
+                grads[3] += grad.sum(dim=0)
+                grad = grad.to(vectors.dtype)
+                grads[0][rows] = grad @ negatives
+                grads[1] += grad.t() @ vectors[rows]
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        grads = (grad * grad_output.to(grad.dtype) for grad in ctx.saved_tensors)
+        grads = [grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad[:4], strict=True)]
+        return *grads, None, None, None
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -227,6 +297,21 @@ def _out_of_reach(scores: Tensor, targets: Tensor, eta: float) -> Tensor:
     target = scores.gather(1, targets[:, None])
     # The slack keeps the target itself, and items that tie with it, inside when eta * abs(s+) is lost to rounding
     return scores < target - eta * target.abs() - 1e-8
+
+
+def _autocast(vectors: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype that a matrix product would run in here."""
+    if torch.is_autocast_enabled(vectors.device.type):
+        vectors = vectors.to(torch.get_autocast_dtype(vectors.device.type))
+    return vectors, items.to(vectors.dtype)
+
+
+def _log_alpha(alpha: float) -> float:
+    if not alpha > 0:
+        raise ValueError(
+            f"`alpha` must be greater than 0, got {alpha}. Use the number of items over that of negatives, or 1."
+        )
+    return math.log(alpha)
 
 
 def _check_eta(eta: float) -> float:

@@ -19,4 +19,4 @@ class Dropout(nn.Dropout):
         bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = bits.view(torch.int16)[:count].view(input.shape)
         kept = bits < round((1 - self.p) * 2**16) - 2**15
-        return input * (kept * (1 / (1 - self.p))).to(input.dtype)
+        return input * kept.to(input.dtype).mul_(1 / (1 - self.p))

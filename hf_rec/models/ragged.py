@@ -43,13 +43,13 @@ class RaggedBatch:
     def pad(self, flat: Tensor) -> Tensor:
         """Puts values of the real positions, `(T, ...)`, back into their places: `(B, S, ...)`, zero elsewhere."""
         padded = flat.new_zeros((self.shape[0] * self.shape[1], *flat.shape[1:]))
-        return padded.index_copy(0, self.cells, flat).view(*self.shape, *flat.shape[1:])
+        return padded.index_copy_(0, self.cells, flat).view(*self.shape, *flat.shape[1:])
 
     def last(self, flat: Tensor) -> Tensor:
         """Values at the newest event of each row, shape `(B, ...)`; zero for a row without events."""
         values = flat.new_zeros((self.shape[0], *flat.shape[1:]))
         filled = self._sorted_lengths > 0
-        return values.index_copy(0, self._order[filled], flat[self._ends[filled] - 1])
+        return values.index_copy_(0, self._order[filled], flat[self._ends[filled] - 1])
 
     def attention(self, causal: bool, padded_length: int | None = None) -> "RaggedAttention":
         """

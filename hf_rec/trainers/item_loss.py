@@ -48,6 +48,7 @@ class ItemLoss:
             popularity = np.asarray(counts, dtype=np.float64) ** args.popularity_power
         self.sampler = NegativeSampler(num_items, self.num_negatives, args.negative_pool, popularity, args.seed)
         alpha = num_items / self.num_negatives if args.alpha is None else args.alpha
+        self.alpha = {"sce": alpha, "ssm": 1.0}.get(args.loss_type)
         self.loss = {
             "sce": partial(item_softmax.scaled_cross_entropy, alpha=alpha),
             "ssm": item_softmax.sampled_softmax,
@@ -86,6 +87,8 @@ class ItemLoss:
             positive = positive + bias
         if self.args.negatives == "shared":
             items = self.sampler.shared(step, vectors.device)
+            if self.alpha is not None:
+                return self._shared_softmax(model, vectors, positive, targets, items)
             negative = model.score_items(vectors, items)
         else:
             items = self.sampler.by_position(step, positions, targets, seen)
@@ -93,6 +96,16 @@ class ItemLoss:
         if self.args.log_q_correction:
             negative = negative - self.sampler.log_relative_frequency(items)
         return self.loss(positive, negative.masked_fill(items == targets[:, None], -torch.inf)).sum()
+
+    def _shared_softmax(self, model, vectors, positive, targets, items) -> Tensor:
+        """`sce` and `ssm` with shared negatives, without a `(P, K)` matrix."""
+        offset = model.item_bias(items)
+        if self.args.log_q_correction:
+            log_q = self.sampler.log_relative_frequency(items)
+            offset = -log_q if offset is None else offset - log_q
+        return item_softmax.chunked_scaled_cross_entropy(
+            vectors, model.item_vectors(items), positive, (targets, items), offset, self.alpha
+        )
 
 
 def _scores_by_position(model: SequencePreTrainedModel, vectors: Tensor, items: Tensor) -> Tensor:

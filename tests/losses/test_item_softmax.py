@@ -9,6 +9,7 @@ from hf_rec.losses.item_softmax import (
     bpr,
     ce_tight,
     chunked_cross_entropy,
+    chunked_scaled_cross_entropy,
     cross_entropy,
     nce,
     neg,
@@ -181,3 +182,45 @@ class TestChunkedCrossEntropy:
         reference = cross_entropy(vectors @ items.t() + bias, targets).sum()
         torch.testing.assert_close(loss, reference, rtol=2e-2, atol=2e-2)
         assert torch.autograd.grad(loss, items)[0].dtype == torch.float32
+
+
+class TestChunkedScaledCrossEntropy:
+    def make(self):
+        generator = torch.Generator().manual_seed(2)
+        make = lambda *shape: torch.randn(*shape, generator=generator).requires_grad_()  # noqa: E731
+        return make(P, D), make(5, D), make(P), make(5)
+
+    @pytest.mark.parametrize("chunk_size", [1, 4, None])
+    def test_value_and_gradients_match_the_plain_form(self, chunk_size):
+        inputs = vectors, negatives, positive, offset = self.make()
+        targets, ids = torch.tensor([3, 1, 9, 2, 2, 7]), torch.tensor([1, 2, 2, 8, 5])
+        scores = (vectors @ negatives.t() + offset).masked_fill(ids == targets[:, None], -torch.inf)
+        plain = scaled_cross_entropy(positive, scores, alpha=7.0).sum()
+        chunked = chunked_scaled_cross_entropy(vectors, negatives, positive, (targets, ids), offset, 7.0, chunk_size)
+        torch.testing.assert_close(chunked, plain)
+        expected = torch.autograd.grad(plain * 0.3, inputs)
+        torch.testing.assert_close(torch.autograd.grad(chunked * 0.3, inputs), expected)
+
+    def test_without_ids_and_offset_every_negative_counts(self):
+        vectors, negatives, positive, _ = self.make()
+        plain = sampled_softmax(positive, vectors @ negatives.t()).sum()
+        torch.testing.assert_close(chunked_scaled_cross_entropy(vectors, negatives, positive), plain)
+
+    def test_a_position_without_a_negative_left_costs_nothing(self):
+        vectors, negatives, positive, _ = self.make()
+        same = (torch.full((P,), 4), torch.full((5,), 4))
+        loss = chunked_scaled_cross_entropy(vectors, negatives, positive, same)
+        assert loss.item() == 0
+        for grad in torch.autograd.grad(loss, (vectors, negatives, positive)):
+            assert (grad == 0).all()
+
+    def test_alpha_must_be_positive(self):
+        with pytest.raises(ValueError, match="`alpha` must be greater than 0, got 0"):
+            chunked_scaled_cross_entropy(*self.make()[:3], alpha=0)
+
+    def test_under_autocast_the_sums_stay_in_float32(self):
+        vectors, negatives, positive, _ = self.make()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = chunked_scaled_cross_entropy(vectors, negatives, positive)
+        torch.testing.assert_close(loss, sampled_softmax(positive, vectors @ negatives.t()).sum(), rtol=2e-2, atol=2e-2)
+        assert torch.autograd.grad(loss, negatives)[0].dtype == torch.float32
