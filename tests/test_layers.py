@@ -13,7 +13,7 @@ PACKAGE = ROOT / "hf_rec"
 LEAVES = {"columns", "cost", "fields"}
 BELOW_HUB = {"generation", "models", "trie", "data"}
 BELOW_EVALUATION = {"hub", "metrics", "runs", "target_ranks", *BELOW_HUB}
-BELOW_TRAINERS = {"evaluation", "diagnostics", *BELOW_EVALUATION}
+BELOW_TRAINERS = {"candidates", "evaluation", "diagnostics", *BELOW_EVALUATION}
 ALLOWED = {
     "columns": set(),
     "cost": set(),
@@ -28,6 +28,7 @@ ALLOWED = {
     "hub": BELOW_HUB,
     "runs": {"metrics"},
     "target_ranks": {"generation", "metrics"},
+    "candidates": BELOW_EVALUATION,
     "evaluation": BELOW_EVALUATION,
     "diagnostics": BELOW_EVALUATION,
     "calibration": {"generation"},

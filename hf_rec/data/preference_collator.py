@@ -6,12 +6,13 @@ Shapes: B examples · T tokens of the longest packed row · S answer slots (the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hf_rec.columns import DEAD_NODE, IGNORE_INDEX, INPUT_IDS, LABELS, TRIE_NODES
+from hf_rec.columns import DEAD_NODE, INPUT_IDS, LABELS, TRIE_NODES
 from hf_rec.data.collators import PromptCollator
 
 
@@ -42,8 +43,9 @@ class PreferenceCollator:
         pad_token_id (`int`):
             Token that fills `input_ids`; it is masked, so any id of the vocabulary does.
         trie ([`TrieCSR`], *optional*):
-            Trie of the catalog. With it every answer must be one whole item path, and the batch says from which node
-            each of its tokens is chosen.
+            Trie of the catalog. With it every answer must be one whole item path. The batch says from which node each
+            of its tokens is chosen, and leaves out the tokens behind the last that the trie leaves a choice for: their
+            log-probability is exactly 0. (Of the 13 tokens of a Books title, 3 identify it.)
         in_batch (`bool`, *optional*, defaults to `False`):
             Whether a row without rejected answers takes the chosen answers of the other rows of its batch, each once
             and never its own. Where all are equal it has none, and no loss.
@@ -76,27 +78,35 @@ class PreferenceCollator:
             shape `(B, S)`, `trie_nodes` of shape `(B, T)` where there is a trie (the node from which a token is
             chosen, `-1` for prompt and padding), and the reference log-probabilities where the rows have them.
         """
-        answers = [self._answers(number, rows) for number in range(len(rows))]
-        num_slots = max(1 + self.num_rejected, *map(len, answers))
-        packed, positions, slots, lengths = [], [], [], []
-        for row, listed in zip(rows, answers, strict=True):
+        counts, flat = [], []
+        for number in range(len(rows)):
+            answers = self._answers(number, rows)
+            counts.append(len(answers))
+            flat += answers
+        cut = iter(self._cut(flat))
+        num_slots = max(1 + self.num_rejected, *counts)
+        packed, positions, slots, nodes, lengths = [], [], [], [], []
+        for row, count in zip(rows, counts, strict=True):
             prompt = row[PROMPT_IDS]
             packed.append(list(prompt))
             positions.append(list(range(len(prompt))))
             slots.append([PROMPT] * len(prompt))
-            for slot, answer in enumerate(listed, start=1):
+            nodes.append([DEAD_NODE] * len(prompt))
+            lengths.append([0] * num_slots)
+            for slot, (answer, path) in enumerate(islice(cut, count)):
                 packed[-1] += answer
                 positions[-1] += range(len(prompt), len(prompt) + len(answer))
-                slots[-1] += [slot] * len(answer)
-            lengths.append([len(answer) for answer in listed] + [0] * (num_slots - len(listed)))
+                slots[-1] += [slot + 1] * len(answer)
+                nodes[-1] += path
+                lengths[-1][slot] = len(answer)
         batch = {
             INPUT_IDS: _pad(packed, self.pad_token_id),
             POSITION_IDS: _pad(positions, 0),
             ANSWERS: _pad(slots, PADDING),
             ANSWER_LENGTHS: torch.tensor(lengths),
         }
-        if self._prompt_collator is not None:
-            batch[TRIE_NODES] = self._trie_nodes(packed, slots)
+        if self.trie is not None:
+            batch[TRIE_NODES] = _pad(nodes, DEAD_NODE)
         if REF_CHOSEN in rows[0]:
             batch[REF_CHOSEN] = torch.tensor([row[REF_CHOSEN] for row in rows])
             batch[REF_REJECTED] = torch.tensor([row[REF_REJECTED] for row in rows])
@@ -115,24 +125,29 @@ class PreferenceCollator:
                     answers.append(other[CHOSEN_IDS])
         return answers
 
-    def _trie_nodes(self, packed: list[list[int]], slots: list[list[int]]) -> Tensor:
-        labels = [
-            [token if slot > PROMPT else IGNORE_INDEX for token, slot in zip(*row, strict=True)]
-            for row in zip(packed, slots, strict=True)
-        ]
-        rows = [{INPUT_IDS: ids, LABELS: own} for ids, own in zip(packed, labels, strict=True)]
-        nodes = self._prompt_collator(rows)[TRIE_NODES]
-        slots = _pad(slots, PADDING)
-        begins = (slots > PROMPT) & (slots != slots.roll(1, dims=1))
-        astray = ((nodes == self.trie.root) != begins).any(1)
-        if astray.any():
-            row = int(astray.nonzero()[0])
+    def _cut(self, answers: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+        """
+        Each answer with the nodes from which its tokens are chosen, up to the last token that the trie leaves a choice
+        for: what comes after that has probability 1.
+        """
+        if self.trie is None:
+            return [(answer, [DEAD_NODE] * len(answer)) for answer in answers]
+        try:
+            nodes = self._prompt_collator([{INPUT_IDS: answer, LABELS: answer} for answer in answers])[TRIE_NODES]
+        except ValueError as error:
+            raise ValueError(f"An answer is no item of the trie. {error}") from error
+        joined = (nodes[:, 1:] == self.trie.root).any(1)
+        if joined.any():
             raise ValueError(
-                f"Row {row} of the batch: an answer must be one item of the trie, but one among "
-                f"{packed[row][slots[row].tolist().count(PROMPT) :]} joins several or parts of them. Make answers "
-                "with `Prompt.encode_item`."
+                f"The answer {answers[int(joined.nonzero()[0])]} is more than one item of the trie. Make answers with "
+                "`Prompt.encode_item`."
             )
-        return nodes.masked_fill(slots <= PROMPT, DEAD_NODE)
+        branches = (nodes != DEAD_NODE) & (self.trie.num_children[nodes.clamp(min=0)] > 1)
+        kept = torch.where(branches, torch.arange(1, nodes.shape[1] + 1), 1).amax(1).tolist()
+        return [
+            (answer[:length], path[:length])
+            for answer, path, length in zip(answers, nodes.tolist(), kept, strict=True)
+        ]
 
 
 def _pad(rows: list[list[int]], value: int) -> Tensor:

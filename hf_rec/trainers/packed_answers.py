@@ -90,9 +90,10 @@ class PackedAnswers:
         return self.input_ids.gather(1, columns.clamp(min=0)).masked_fill(~real, 0), real.long()
 
     def chosen_leaves(self, trie: TrieCSR) -> Tensor:
-        """`torch.LongTensor` of shape `(B,)`: the leaf of each chosen answer."""
+        """`torch.LongTensor` of shape `(B,)`: the leaf of each chosen answer, which its last token here decides."""
         last = (self.prompt_lengths() + self.answer_lengths[:, 0] - 1)[:, None]
-        return trie.leaf(trie.step(self.trie_nodes.gather(1, last), self.input_ids.gather(1, last)).squeeze(1))
+        nodes = trie.step(self.trie_nodes.gather(1, last), self.input_ids.gather(1, last)).squeeze(1)
+        return trie.first_leaf[nodes]
 
     def _plain_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
         """One row an answer, and the row `(B, S)` of each slot."""

@@ -7,7 +7,6 @@ tell is tried out.
 """
 
 import inspect
-from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +17,7 @@ from transformers.utils import logging
 
 from hf_rec.columns import ATTENTION_MASK
 from hf_rec.data.preference_collator import POSITION_IDS
+from hf_rec.generation.recommend import evaluation_mode
 from hf_rec.models.compact_head import CompactHead
 from hf_rec.trainers.packed_answers import PackedAnswers, attention_mask
 from hf_rec.trainers.trie_loss import vocabulary_logits
@@ -141,14 +141,3 @@ def probe_gap(model: nn.Module, head: CompactHead | None, batch: PackedAnswers, 
 def mask_dtype(model: nn.Module) -> torch.dtype:
     """Float dtype of a model's embeddings, and so of its attention scores."""
     return next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module):
-    """Dropout and gradient checkpointing off."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -34,7 +34,7 @@ from hf_rec.data.preference_collator import (
 )
 from hf_rec.data.prompts import Prompt
 from hf_rec.generation.beam_search import trie_beam_search
-from hf_rec.generation.recommend import LanguageModelRecommender
+from hf_rec.generation.recommend import LanguageModelRecommender, evaluation_mode
 from hf_rec.hub import save_recommender
 from hf_rec.losses.preference import softmax_dpo_loss
 from hf_rec.losses.trie_softmax import chunked_cross_entropy
@@ -49,7 +49,7 @@ from hf_rec.trainers.preference_rows import (
     tokenised,
     with_negatives,
 )
-from hf_rec.trainers.prompt_sharing import PromptSharing, evaluation_mode, mask_dtype
+from hf_rec.trainers.prompt_sharing import PromptSharing, mask_dtype
 from hf_rec.trainers.reference import (
     REF_ADAPTER,
     REFERENCE_FILE,
