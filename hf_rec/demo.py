@@ -82,12 +82,14 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
     Returns:
         `dict[str, float]`: NDCG@10 on test of each method, by its name in the table.
     """
+    import torch
     from datasets import disable_progress_bars
     from rich.console import Console
     from transformers.utils import logging
 
     from hf_rec.report import write_report
 
+    torch.set_num_threads(1)  # at this size more threads cost more than they bring, and would change the last digits
     disable_progress_bars()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
