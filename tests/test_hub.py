@@ -164,7 +164,7 @@ class TestFoldersThatAreNotWhole:
     @pytest.mark.parametrize(
         "change, message",
         [
-            ({"kind": "oracle"}, "of the kind 'oracle', this version of hf_rec loads 'language_model', 'popularity'"),
+            ({"kind": "oracle"}, "of the kind 'oracle', this version of hf_rec loads 'language_model', '"),
             ({"format": 99}, "has format 99, this version of hf_rec reads 1"),
             ({"hashes": None}, "is not as it was saved"),
         ],

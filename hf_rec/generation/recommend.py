@@ -18,6 +18,7 @@ from torch import nn
 from transformers.utils import logging
 
 from hf_rec.data.catalog import Catalog
+from hf_rec.generation.allowed_items import AllowedItems
 from hf_rec.generation.beam_search import score_leaves, trie_beam_search
 from hf_rec.generation.logits_process import TrieLogitsProcessor, check_scoring
 from hf_rec.trie.csr import TrieCSR
@@ -116,7 +117,11 @@ class Recommender:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"`k` must be a whole number of at least 1, got {k!r}.")
         rows = self._history_rows(histories, timestamps)
-        masks = _AllowedItems(self, exclude, allow, len(rows))
+        masks = AllowedItems(
+            len(self.catalog),
+            exclude=None if exclude is None else self._item_lists(exclude, "exclude", len(rows)),
+            allow=None if allow is None else self._item_lists(allow, "allow", len(rows)),
+        )
         item_ids = [[] for _ in rows]
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
         certified = np.zeros(len(rows), dtype=bool)
@@ -215,30 +220,6 @@ class Recommender:
             return self.catalog.rows(item_ids)
         except ValueError as error:
             raise ValueError(f"`{argument}`: {error}") from error
-
-
-class _AllowedItems:
-    """`exclude` and `allow` as boolean masks over the catalog, made a batch at a time."""
-
-    def __init__(self, recommender: Recommender, exclude, allow, num_users: int):
-        self.num_items = len(recommender.catalog)
-        self.exclude = None if exclude is None else recommender._item_lists(exclude, "exclude", num_users)
-        self.allow = None if allow is None else recommender._item_lists(allow, "allow", num_users)
-
-    def of(self, users: list[int]) -> np.ndarray | None:
-        if self.exclude is None and self.allow is None:
-            return None
-        shared = all(lists is None or len(lists) == 1 for lists in (self.exclude, self.allow))
-        mask = np.full((1 if shared else len(users), self.num_items), self.allow is None)
-        for lists, value in ((self.allow, True), (self.exclude, False)):
-            if lists is None:
-                continue
-            if len(lists) == 1:
-                mask[:, lists[0]] = value
-                continue
-            for place, user in enumerate(users):
-                mask[place, lists[user]] = value
-        return mask
 
 
 class LanguageModelRecommender(Recommender):
@@ -348,6 +329,7 @@ class LanguageModelRecommender(Recommender):
                 leaves.to(input_ids.device),
                 tau=self.tau,
                 scoring=self.scoring,
+                chunk_size=max(1, _BEAMS_AT_ONCE // len(histories)),
             )
         scores = scores.cpu().numpy()
         return [scores[user, : len(rows)] for user, rows in enumerate(candidates)]
@@ -370,6 +352,13 @@ class LanguageModelRecommender(Recommender):
         """Left-padded `input_ids` and `attention_mask` on the device of the model, where the trie goes too."""
         prompts = [self.prompt.encode_history(history) for history in histories]
         width = max(map(len, prompts))
+        most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if most is not None and width + self.trie.max_depth > most:
+            raise ValueError(
+                f"A prompt of {width} tokens and an item of up to {self.trie.max_depth} do not fit into the {most} "
+                f"positions of the model. Make the prompt with a `max_length` of at most {most} (it is "
+                f"{self.prompt.max_length})."
+            )
         pad = self.tokenizer.pad_token_id or 0  # masked, so any token does
         input_ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
         attention_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_rec.generation import prefix_cache
+from hf_rec.generation import beam_search, prefix_cache
 from hf_rec.generation.beam_search import score_leaves, trie_beam_search
 from hf_rec.generation.logits_process import TrieLogitsProcessor
 from hf_rec.models.compact_head import CompactHead
@@ -199,6 +199,21 @@ class TestTrieBeamSearch:
         exact = problem.exact_scores(model)
         found = search(model.bfloat16(), problem)
         torch.testing.assert_close(found.scores, exact.gather(1, found.leaves), atol=0.3, rtol=0.05)
+
+    def test_a_process_that_is_done_keeps_step_with_the_others(self, problem, tiny_lm, monkeypatch):
+        flags = []
+
+        def any_process(live, device):  # another process needs seven steps
+            flags.append(live)
+            return len(flags) < 7
+
+        monkeypatch.setattr(beam_search, "_runs_in_step", lambda model: True)
+        monkeypatch.setattr(beam_search, "_any_process", any_process)
+        model, passes = tiny_lm(vocab_size=20), []
+        model.register_forward_pre_hook(lambda *_: passes.append(1))
+        found = search(model, problem)
+        assert flags == [True, True] + [False] * 5
+        assert found.steps == 3 and len(passes) == 7
 
     def test_wrong_arguments_are_named(self, problem, tiny_lm):
         with pytest.raises(ValueError, match="`num_beams` must be at least 1, got 0"):

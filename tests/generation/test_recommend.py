@@ -135,6 +135,12 @@ class TestLanguageModelRecommender:
         scores = recommender.recommend([[100, 103]], k=12).scores[0]
         np.testing.assert_allclose(out.sequences_scores, np.unique(scores)[::-1], atol=1e-4)
 
+    def test_a_prompt_that_does_not_fit_the_model_is_refused(self, make):
+        recommender = make()
+        recommender.model.config.n_positions = 20
+        with pytest.raises(ValueError, match="do not fit into the 20 positions of the model. Make the prompt"):
+            recommender.recommend([[107, 108, 109]], k=1)
+
     def test_parts_that_do_not_belong_together_are_named(self, make, tiny_catalog, tiny_lm, bpe_tokenizer):
         one = make()
         with pytest.raises(ValueError, match="`model` has 20 tokens"):
