@@ -156,7 +156,7 @@ def _add_recommend(commands) -> argparse.ArgumentParser:
         "recommend",
         help="the next items for one history",
         description="Recommend the items that follow a history.",
-        epilog='example: hf-rec recommend --model runs/demo/msl --history "Star Harbour" "Signal" --k 5',
+        epilog='example: hf-rec recommend --model runs/demo/msl --history "Star Harbour" "Iron Orchard" --k 5',
     )
     _add_model_flags(parser)
     parser.add_argument("--history", nargs="+", required=True, metavar="ITEM", help="raw ids or titles, oldest first")
@@ -173,9 +173,12 @@ def _add_recommend(commands) -> argparse.ArgumentParser:
 def _recommend(args: argparse.Namespace) -> None:
     import math
 
+    from transformers.utils import logging
+
     from hf_rec.generation.recommend import LanguageModelRecommender
     from hf_rec.hub import load_recommender
 
+    logging.disable_progress_bar()
     recommender = load_recommender(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
     catalog = recommender.catalog
     history = [find_item(catalog, item, "--history")[0] for item in args.history]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MARKER = "hf_rec_demo.json"  # says that a folder is ours to overwrite
 SHOWN_ITEMS = 5
+ASK_FOR = '"Letters from Lisbon" "Star Harbour 2: The Long Tide" "Star Harbour 3: Salt Moon"'
 MAX_LENGTH = 256  # tokens of prompt and answer
 
 
@@ -114,7 +115,8 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
     console.rule("5. Report")
     page = write_report([out / name for name in results], out, baseline=METHODS["sft"]["name"], title="The demo")
     console.print(f"Tables, paired tests and figures: {page}")
-    console.print(f'Ask the model yourself: hf-rec recommend --model {out / "msl"} --history "Star Harbour" "Signal"')
+    console.print("Ask the model yourself, and turn the order around:", soft_wrap=True)
+    console.print(f"  hf-rec recommend --model {out / 'msl'} --history {ASK_FOR}", soft_wrap=True, highlight=False)
     return {result["name"]: _metric(result, "ndcg@10")["mean"] for result in results.values()}
 
 
