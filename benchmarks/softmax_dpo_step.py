@@ -3,21 +3,25 @@ A step of Softmax-DPO against a step of SFT on the same rows, and against the pu
 
 python benchmarks/softmax_dpo_step.py [--hidden_size 512 --layers 4 --batch_size 4 --prompt 384 --answer 16 --device cpu]
 
-A step is forward, backward and AdamW on LoRA weights of a Llama-like model; the ways alternate in one process. Peak memory is
-that of fresh processes, one for each way. The trie is that of benchmarks/trie_loss.py.
+A step is forward, backward and AdamW on LoRA weights of a Llama-like model; the ways alternate in one process. Peak
+memory is that of two steps, weights included, in a fresh process for each way. The trie is that of
+benchmarks/trie_loss.py, each title brought to the length of an answer. Time on a CPU is the time it worked.
 
-- sft          the chosen answers alone, masked softmax loss: what MSLTrainer does
+- sft          the chosen answers alone, as MSLTrainer trains them
 - precomputed  prompt shared, log-probabilities of the reference known
 - adapter      prompt shared, reference from the frozen copy of the adapter in the same model
 - repeated     as published: the prompt before each of the K + 1 answers, with the same reference as `adapter`
 """
 
 import argparse
+import ctypes
+import gc
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -27,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trie_loss import item_paths
 
 from hf_rec import ItemTrie, SoftmaxDPOConfig, SoftmaxDPOTrainer
-from hf_rec.cost import peak_memory_bytes
+from hf_rec.data.preference_collator import PADDING
 from hf_rec.losses.trie_softmax import chunked_cross_entropy
 from hf_rec.models.compact_head import CompactHead
 from hf_rec.trainers.packed_answers import PackedAnswers
@@ -96,15 +100,14 @@ def step_of(trainer: SoftmaxDPOTrainer, way: str):
 
     def sft():
         packed = PackedAnswers.from_batch(batch)
-        chosen = replace(packed, answer_lengths=packed.answer_lengths[:, :1])
+        # Only the chosen answer, behind a prompt that is equally long in all rows
         length = int((packed.prompt_lengths() + packed.answer_lengths[:, 0]).max())
-        fields = {
-            name: getattr(packed, name)[:, :length] for name in ("input_ids", "position_ids", "answers", "trie_nodes")
-        }
-        chosen = replace(chosen, **{name: value for name, value in fields.items()})
-        inputs, labelled = chosen.select(
-            chosen.tokens(trainer.csr if trainer.args.scoring == "valid" else None), False
-        )
+        names = ("input_ids", "position_ids", "answers", "trie_nodes")
+        fields = {name: None if getattr(packed, name) is None else getattr(packed, name)[:, :length] for name in names}
+        fields["answers"] = fields["answers"].masked_fill(fields["answers"] > 1, PADDING)
+        chosen = replace(packed, answer_lengths=packed.answer_lengths[:, :1], **fields)
+        tokens = chosen.tokens(trainer.csr if trainer.args.scoring == "valid" else None)
+        inputs, labelled = chosen.select(tokens, packed=False)
         if trainer.args.scoring == "valid":
             return valid_logits(trainer.model, head, inputs, labelled, trainer.csr).losses(1.0).mean()
         logits = vocabulary_logits(trainer.model, head, inputs, labelled.flat)
@@ -137,6 +140,22 @@ def timed(args: argparse.Namespace, ways: tuple[str, ...], num_rejected: int, fo
     return {way: seconds for way, (seconds, _) in best.items()}
 
 
+def forget_peak(device: str) -> None:
+    """Start the record of peak memory anew (Linux)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_peak() -> int:
+    """Peak resident memory in bytes since `forget_peak`."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
 def peak_memory(way: str) -> int:
     """Peak memory in bytes of a fresh process that takes two steps."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", way]
@@ -157,8 +176,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if args.only is not None:
             step = step_of(make_trainer(args, args.only, 3, folder), args.only)
+            forget_peak(args.device)
             step(), step()
-            print(peak_memory_bytes())
+            print(torch.cuda.max_memory_allocated() if args.device == "cuda" else resident_peak())
             return
         three = timed(args, WAYS, 3, folder)
         fifteen = timed(args, ("sft", "precomputed"), 15, folder)

@@ -1,10 +1,10 @@
 """
-Ranking among few candidates, for comparison with papers that measure so: the target and 19 or 99 items drawn at random.
+Ranking among few candidates, for comparison with papers that measure so: the target and 19 or 99 random items.
 
-Candidates are drawn from a stream that is keyed by user, split and seed and never by the target, and stand in a file with
-a hash. (Lists seeded with the target are recognisable: every user with that target gets nearly the same one.) They are
-scored by log-probability through `score`, with the tie rule of all other measurements. Values are not comparable with
-full ranking, and every key says what they are: `candidates=1+19/file=1a2b3c4d/split=loo/hit_rate@1`.
+Candidates are drawn from a stream that is keyed by user, split and seed and never by the target, and stand in a file
+with a hash. (Lists seeded with the target are recognisable: users with one target get nearly the same list.) They are
+scored by log-probability through `score`, with the tie rule of all other measurements. Values are not comparable
+with full ranking, and every key says what they are: `candidates=1+19/file=1a2b3c4d/split=loo/hit_rate@1`.
 """
 
 import hashlib
@@ -106,8 +106,8 @@ def draw_candidates(
         dataset (`datasets.Dataset`): Split rows.
         catalog ([`Catalog`]): Items.
         num_negatives (`int`, *optional*, defaults to `19`): Items beside the target.
-        split (`str`, *optional*, defaults to `"test"`), seed (`int`, *optional*, defaults to `0`): With the user (and, for
-            users with several rows, which of them it is) the key of a row's stream.
+        split (`str`, *optional*, defaults to `"test"`), seed (`int`, *optional*, defaults to `0`): With the user (and,
+            for users with several rows, which of them it is) the key of a row's stream.
     """
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` must be at least 1, got {num_negatives}.")
@@ -141,6 +141,7 @@ def evaluate_candidates(
 ) -> dict[str, Any]:
     """
     Rank each target among its candidates and write `predictions.parquet` and `metrics.json`, as for a full ranking.
+    Under several processes each scores its share of the rows, the main one writes, and all return the same.
 
     Args:
         recommender ([`~hf_rec.generation.recommend.Recommender`]): Scores the candidates.
@@ -151,15 +152,18 @@ def evaluate_candidates(
         split_rule, name, warm_items, cost, batch_size: As in [`~hf_rec.evaluation.evaluate_recommender`].
 
     Returns:
-        `dict`: The content of `metrics.json`. Items with one score share their places: a constant scorer has a hit rate
-        at 1 of 1/20 among 1 + 19.
+        `dict`: The content of `metrics.json`. Items with one score share their places: a constant scorer has a hit
+        rate at 1 of 1/20 among 1 + 19.
     """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
     users, targets = list(map(str, dataset[USER_ID])), list(dataset[TARGET])
     catalog, ks = recommender.catalog, sorted(set(ks))
     if candidates.rows_sha256 != rows_sha256(users, targets) or candidates.catalog_sha256 != catalog.sha256:
         raise ValueError(
-            "`candidates` were drawn for other rows or another catalog than `dataset` and `recommender` have. Draw them "
-            "with draw_candidates(dataset, recommender.catalog)."
+            "`candidates` were drawn for other rows or another catalog than `dataset` and `recommender` have. Draw "
+            "them with draw_candidates(dataset, recommender.catalog)."
         )
     if not ks or min(ks) < 1 or max(ks) > candidates.num_negatives + 1:
         raise ValueError(f"`ks` must hold numbers from 1 to {candidates.num_negatives + 1}, got {ks}.")
@@ -199,7 +203,8 @@ def evaluate_candidates(
         },
         "cost": dict(cost or {}),
     }
-    return write_run(out_dir, metrics, predictions)
+    result = [write_run(out_dir, metrics, predictions) if PartialState().is_main_process else None]
+    return broadcast_object_list(result)[0]
 
 
 def greedy_valid_ratio(recommender: "LanguageModelRecommender", dataset: "Dataset", batch_size: int = 32) -> float:
@@ -238,13 +243,23 @@ def greedy_valid_ratio(recommender: "LanguageModelRecommender", dataset: "Datase
 
 
 def _scores(recommender: "Recommender", dataset: "Dataset", candidates: Candidates, batch_size) -> np.ndarray:
-    ids = recommender.catalog.ids
-    histories = [[ids[row] for row in history] for history in dataset[HISTORY]]
-    times = list(dataset[HISTORY_TIMESTAMPS]) if HISTORY_TIMESTAMPS in dataset.column_names else None
+    """Score of every candidate, `[R, 1 + K]`; each process scores its share of the rows, and all get all."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state, ids = PartialState(), recommender.catalog.ids
+    own = range(state.process_index, len(dataset), state.num_processes)
+    rows = dataset.select(own)
+    histories = [[ids[row] for row in history] for history in rows[HISTORY]]
+    times = list(rows[HISTORY_TIMESTAMPS]) if HISTORY_TIMESTAMPS in rows.column_names else None
     if times is not None and list(map(len, times)) != list(map(len, histories)):
         times = None
-    lists = [[ids[row] for row in listed] for listed in candidates.lists]
-    return np.stack(recommender.score(histories, lists, timestamps=times, batch_size=batch_size))
+    lists = [[ids[row] for row in candidates.lists[number]] for number in own]
+    found = recommender.score(histories, lists, timestamps=times, batch_size=batch_size)
+    scores = np.empty((len(dataset), candidates.num_negatives + 1), dtype=np.float32)
+    for number, values in gather_object(list(zip(own, found, strict=True))):
+        scores[number] = values
+    return scores
 
 
 def _predictions(

@@ -18,7 +18,13 @@ RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
 TWO_STEPS = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
 # recipe: the config that it is tried with
-TRIED_WITH = {"msl": "books_tiny.yaml", "new_lm": "books.yaml", "sequential": "beauty_sasrec.yaml"}
+TRIED_WITH = {
+    "lastfm_csv": "lastfm.yaml",
+    "msl": "books_tiny.yaml",
+    "new_lm": "books.yaml",
+    "sequential": "beauty_sasrec.yaml",
+    "softmax_dpo": "books_tiny.yaml",
+}
 
 
 @dataclass
@@ -190,3 +196,30 @@ def test_the_sequential_recipe_trains_saves_and_ranks(workplace):
     launch("cpu", "sequential", "--data_dir", workplace / "data", "--output_dir", out, "--max_test_samples", 8)
     metrics = read(out / "test" / "metrics.json")
     assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_softmax_dpo_recipe_trains_saves_and_ranks_with_two_processes(workplace):
+    out = workplace / "softmax_dpo"
+    words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)
+    words += ("--precompute_ref_log_probs", "false", "--max_length", 256, "--num_candidates", 9)
+    launch("cpu_2", "softmax_dpo", *words, "--max_test_samples", 8, "--per_device_train_batch_size", 16)
+    assert read(out / "test" / "metrics.json")["evaluation"]["processes"] == 2
+    few = read(out / "test_1+9" / "metrics.json")
+    assert few["rows"] == 8 and 0 <= few["metrics"][f"{few['protocol']}/hit_rate@1"]["mean"] <= 1
+    assert read(out / "reference.json")["kind"] == "model"
+
+
+def test_the_lastfm_recipe_writes_what_prepare_reads(tmp_path):
+    from hf_rec.data.prepare import prepare
+
+    for name in ("val", "test"):
+        row = {"historyList": "A, B::Café", "itemList": ["Café", f"{name} only"], "trueSelection": "Zero 7"}
+        (tmp_path / f"lastfm-{name}.json").write_text(json.dumps([row] * 3))
+    config = str(ROOT / "recipes/configs/lastfm_csv" / TRIED_WITH["lastfm_csv"])
+    words = ["--config", config, "--path", str(tmp_path), "--output_dir", str(tmp_path / "csv")]
+    run([sys.executable, "recipes/lastfm_csv.py", *words])
+    card = prepare("sequence-csv", tmp_path / "data", path=str(tmp_path / "csv"), validation_from=2)
+    assert card["catalog"]["items"] == 5
+    assert [card["splits"][name]["rows"] for name in ("train", "validation", "test")] == [2, 1, 3]

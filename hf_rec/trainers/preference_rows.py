@@ -180,8 +180,8 @@ def check_row(row: dict, number: int, may_lack_rejected: bool) -> dict:
         raise ValueError(f"Row {number} has an empty answer. Every answer needs at least one token.")
     if row[CHOSEN_IDS] in row[REJECTED_IDS]:
         raise ValueError(
-            f"Row {number}: `{REJECTED}` answer {row[REJECTED_IDS].index(row[CHOSEN_IDS])} equals the chosen one, token "
-            "for token. Drop it; items that share a title are one answer."
+            f"Row {number}: `{REJECTED}` answer {row[REJECTED_IDS].index(row[CHOSEN_IDS])} equals the chosen one. "
+            "Drop it; items that share a title are one answer."
         )
     return row
 

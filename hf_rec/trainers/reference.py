@@ -94,8 +94,9 @@ def check_resumed_reference(folder: str, found: dict[str, str]) -> None:
     expected = json.loads(path.read_text(encoding="utf-8"))
     if found != expected:
         raise ValueError(
-            f"The reference does not match: {folder} was trained against {expected['kind']} {expected['sha256'][:12]}, "
-            f"this run has {found['kind']} {found['sha256'][:12]}. Give the `model` that the run began with."
+            f"The reference does not match: {folder} was trained against {expected['kind']} "
+            f"{expected['sha256'][:12]}, this run has {found['kind']} {found['sha256'][:12]}. Give the `model` that "
+            "the run began with."
         )
 
 

@@ -33,6 +33,7 @@ from hf_rec.data.preference_collator import (
     PreferenceCollator,
 )
 from hf_rec.data.prompts import Prompt
+from hf_rec.data.sequences import seen_items
 from hf_rec.generation.beam_search import trie_beam_search
 from hf_rec.generation.recommend import LanguageModelRecommender, evaluation_mode
 from hf_rec.hub import save_recommender
@@ -40,7 +41,9 @@ from hf_rec.losses.preference import softmax_dpo_loss
 from hf_rec.losses.trie_softmax import chunked_cross_entropy
 from hf_rec.metrics.ranking import list_bounds, metric_values
 from hf_rec.models.compact_head import CompactHead
+from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.packed_answers import PackedAnswers, attention_mask
+from hf_rec.trainers.preference_metrics import reward_metrics
 from hf_rec.trainers.preference_rows import (
     encode_items,
     encode_text,
@@ -60,7 +63,14 @@ from hf_rec.trainers.reference import (
     frozen_copy,
 )
 from hf_rec.trainers.softmax_dpo_config import SoftmaxDPOConfig
-from hf_rec.trainers.starting_point import Items, StartingPoint, context_length, load_trainable_adapter, resolve_items
+from hf_rec.trainers.starting_point import (
+    Items,
+    StartingPoint,
+    context_length,
+    has_adapter,
+    load_trainable_adapter,
+    resolve_items,
+)
 from hf_rec.trainers.trie_loss import valid_logits, vocabulary_logits
 from hf_rec.trie.item_trie import ItemTrie
 
@@ -69,7 +79,7 @@ _RANKED = 10  # places that evaluation during training measures
 _RANKING_METRICS = ("hit_rate@5", "hit_rate@10", "ndcg@5", "ndcg@10", "mrr@10")
 
 
-class SoftmaxDPOTrainer(DPOTrainer):
+class SoftmaxDPOTrainer(RecommenderTrainer, DPOTrainer):
     """
     Trainer for Softmax-DPO: DPO with any number of rejected answers (S-DPO, https://huggingface.co/papers/2406.09215).
     It is not TRL's `SDPOTrainer`, which is another method.
@@ -82,14 +92,14 @@ class SoftmaxDPOTrainer(DPOTrainer):
             otherwise. None is kept under `args.precompute_ref_log_probs`.
         args ([`SoftmaxDPOConfig`], *optional*): Arguments; the output folder is `<model name>-S-DPO` without them.
         train_dataset (`datasets.Dataset` or `IterableDataset`): Rows of one kind.
-            - `{history, target}` (catalog rows), with the rejected items in `rejected`, or drawn as `args` says;
+            - `{history, target}` (catalog rows), with rejected items in `rejected`, or drawn as `args` says;
             - `{prompt, chosen, rejected}` as text or messages, `rejected` one answer or a list of them;
             - `{prompt_ids, chosen_ids, rejected_ids}` as tokens, `rejected_ids` a list of lists.
             The number of rejected answers may differ from row to row; each is ranked against its own.
         eval_dataset (a data set, or a `dict` of them, *optional*): The same.
         processing_class (tokenizer, *optional*): Loaded from the model's folder where it is not given.
-        catalog ([`Catalog`], *optional*), prompt ([`Prompt`], *optional*), trie ([`ItemTrie`], *optional*): The items,
-            for item rows and for `scoring="valid"`. Prompt and trie are made from the catalog where they are not given.
+        catalog ([`Catalog`], *optional*), prompt ([`Prompt`], *optional*), trie ([`ItemTrie`], *optional*): Items, for
+            item rows and for `scoring="valid"`. Prompt and trie are made from the catalog where they are not given.
         compute_metrics (*optional*): Sees `predictions [U, 1 + K]`, the rewards with the chosen one first (`-inf`
             where a row has fewer), and `label_ids [U]`, all 0.
         callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.DPOTrainer`].
@@ -133,29 +143,17 @@ class SoftmaxDPOTrainer(DPOTrainer):
         args = args if args is not None else SoftmaxDPOConfig(f"{Path(name).name or type(model).__name__}-S-DPO")
         start = None
         if isinstance(model, str):
-            model_init_kwargs = args.model_init_kwargs or {}
-            start = StartingPoint.find(model, model_init_kwargs.get("revision"))
-            if start is not None and start.has_adapter:
-                options = {"dtype": "float32", "quantization_config": quantization_config} | model_init_kwargs
-                model, quantization_config = load_trainable_adapter(start.folder, **options), None
+            start = StartingPoint.find(model, (args.model_init_kwargs or {}).get("revision"))
+            folder = model if start is None else start.folder
+            if has_adapter(folder):
+                model, quantization_config = load_trainable_adapter(folder, args, quantization_config), None
                 args = copy.copy(args)
                 args.model_init_kwargs = None  # used up; DPOTrainer warns of what it would ignore
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(name) if start is None else start.tokenizer
-        self._set_items(
-            resolve_items(
-                start,
-                processing_class,
-                catalog,
-                prompt,
-                trie,
-                form=args.prompt_form,
-                max_length=args.max_length or 512,
-                max_history=args.max_history,
-            ),
-            args,
-            context_length(model),
-        )
+        settings = {"form": args.prompt_form, "max_length": args.max_length or 512, "max_history": args.max_history}
+        items = resolve_items(start, processing_class, catalog, prompt, trie, **settings)
+        self._set_items(items, args, context_length(model))
         self.tau = args.tau or (1.0 if start is None else start.tau)
         if not isinstance(model, str):
             check_reference(model, ref_model)
@@ -164,7 +162,12 @@ class SoftmaxDPOTrainer(DPOTrainer):
             if ref_model is None and not has_reference and not is_deepspeed_zero3_enabled():
                 ref_model = frozen_copy(model)
         self._shares_prompt = PromptSharing(args.shared_prefix, autocast=args.bf16 or args.fp16)
-        self._collator = self._make_collator(args, processing_class)
+        tokens = (processing_class.pad_token_id, processing_class.eos_token_id, 0)
+        self._collator = PreferenceCollator(
+            pad_token_id=next(token for token in tokens if token is not None),
+            trie=items.trie.csr() if args.scoring == "valid" else None,
+            in_batch=args.negatives == "in_batch",
+        )
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -197,15 +200,7 @@ class SoftmaxDPOTrainer(DPOTrainer):
         self.csr = None if items.trie is None else items.trie.csr().to(args.device)
         # Most tokens of a prompt with one answer
         self._max_length = min((length for length in (args.max_length, context) if length is not None), default=None)
-        self._counts = None
-
-    def _make_collator(self, args: SoftmaxDPOConfig, processing_class) -> PreferenceCollator:
-        tokens = (processing_class.pad_token_id, processing_class.eos_token_id, 0)
-        return PreferenceCollator(
-            pad_token_id=next(token for token in tokens if token is not None),
-            trie=self.items.trie.csr() if args.scoring == "valid" else None,
-            in_batch=args.negatives == "in_batch",
-        )
+        self._counts = self._warm = None
 
     def recommender(self) -> LanguageModelRecommender:
         """The model as it is now, under the contract of `recommend` and `score`."""
@@ -230,10 +225,12 @@ class SoftmaxDPOTrainer(DPOTrainer):
         with PartialState().main_process_first():
             if kind == "items":
                 num_items = len(self.items.catalog)
-                if is_train and args.negatives == "popularity" and isinstance(dataset, Dataset):
+                leaf_of_row = self.items.trie.csr().row_leaf(num_items)
+                if is_train and isinstance(dataset, Dataset):
                     self._counts = label_counts(dataset, num_items)
-                same_answer = self.items.trie.csr().row_leaf(num_items).numpy()
-                dataset = with_negatives(dataset, args, same_answer, self._counts, is_train)
+                    self._warm = torch.zeros(len(self.csr), dtype=torch.bool)
+                    self._warm[leaf_of_row[sorted(seen_items(dataset))]] = True
+                dataset = with_negatives(dataset, args, leaf_of_row.numpy(), self._counts, is_train)
             encode = {
                 "items": partial(encode_items, prompt=self.items.prompt),
                 "text": partial(encode_text, processing_class=processing_class),
@@ -318,28 +315,22 @@ class SoftmaxDPOTrainer(DPOTrainer):
         rejected = (log_probs[:, 1:] - ref_rejected).masked_fill(absent, -torch.inf)
         loss = softmax_dpo_loss(chosen, rejected, self.beta).mean()
         rewards = self.beta * torch.cat([chosen[:, None], rejected], dim=1).detach()
-        self._note_rewards(mode, rewards, log_probs.detach(), absent)
+        self._note(mode, reward_metrics(rewards, log_probs.detach()))
+        if mode == "eval":
+            self._note_likelihood(-log_probs[:, 0], PackedAnswers.from_batch(inputs))
         return (loss, rewards) if return_outputs else loss
 
-    def _note_rewards(self, mode: str, rewards: Tensor, log_probs: Tensor, absent: Tensor) -> None:
-        chosen, rejected = rewards[:, 0], rewards[:, 1:]
-        num_rejected = (~absent).sum(1)  # 0 gives NaN, which is not logged
-        margins = torch.where(num_rejected > 0, chosen - rejected.amax(1), torch.nan)
-        values = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected.masked_fill(absent, 0.0).sum(1) / num_rejected,
-            "rewards/margins": margins,
-            "rewards/accuracies": torch.where(margins.isnan(), margins, (margins > 0).float()),
-            "logps/chosen": log_probs[:, 0],
-            "logps/rejected": log_probs[:, 1:].masked_fill(absent, 0.0).sum(1) / num_rejected,
-        }
-        if mode == "eval":
-            values["nll"] = -log_probs[:, 0]
-        self._note(mode, list(values), torch.stack(list(values.values()), dim=1))
+    def _note_likelihood(self, nll: Tensor, batch: PackedAnswers) -> None:
+        """Mean `-log P` of the chosen answers, and of those among them that occur in training."""
+        warm = torch.zeros_like(nll, dtype=torch.bool)
+        if self._warm is not None and batch.trie_nodes is not None:
+            warm = self._warm.to(nll.device)[batch.chosen_leaves(self.csr)]
+        self._note("eval", {"nll": nll, "nll_warm": torch.where(warm, nll, torch.nan)})
 
-    def _note(self, mode: str, names: list[str], values: Tensor) -> None:
-        """Keep values of rows, `(B, M)`, of all processes for the next log, which writes their means."""
-        for name, column in zip(names, self.accelerator.gather_for_metrics(values).T.tolist(), strict=True):
+    def _note(self, mode: str, metrics: dict[str, Tensor]) -> None:
+        """Keep values of rows, `(B,)` each, of all processes for the next log, which writes their means."""
+        values = self.accelerator.gather_for_metrics(torch.stack(list(metrics.values()), dim=1))
+        for name, column in zip(metrics, values.T.tolist(), strict=True):
             self._metrics[mode][name] += [value for value in column if not math.isnan(value)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -375,41 +366,34 @@ class SoftmaxDPOTrainer(DPOTrainer):
         )
         leaves, scores = found.leaves[:, :_RANKED].tolist(), found.scores[:, :_RANKED].cpu().numpy()
         places = list_bounds(leaves, scores, batch.chosen_leaves(self.csr).tolist())
-        values = [torch.from_numpy(metric_values(*places, name)) for name in _RANKING_METRICS]
-        device = found.scores.device
-        self._note("eval", list(_RANKING_METRICS), torch.stack(values, dim=1).to(device, torch.float32))
+        metrics = {name: torch.from_numpy(metric_values(*places, name)).float() for name in _RANKING_METRICS}
+        self._note("eval", {name: values.to(found.scores.device) for name, values in metrics.items()})
 
     # Files
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the policy, without the reference, and beside it what makes it a recommender."""
-        output_dir = self.args.output_dir if output_dir is None else output_dir
-        super().save_model(output_dir, _internal_call=True)
-        if self.args.should_save:
-            shutil.rmtree(Path(output_dir, REF_ADAPTER), ignore_errors=True)
-            Path(output_dir, REFERENCE_FILE).write_text(json.dumps(self._reference) + "\n", encoding="utf-8")
-            if self.items.prompt is not None:
-                self.save_recommender_files(output_dir)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
     def save_recommender_files(self, output_dir: str) -> None:
-        """Catalog, trie, prompt, tokenizer and temperature."""
-        save_recommender(
-            output_dir,
-            catalog=self.items.catalog,
-            prompt=self.items.prompt,
-            trie=self.items.trie,
-            tau=self.tau,
-            scoring=self.args.scoring,
-            kind="language_model",
-            tokenizer=self.processing_class,
-        )
+        """
+        What the reference was and, where there are items, catalog, trie, prompt, tokenizer and temperature. The adapter
+        of the reference, which was saved along, goes: it is the one that the run started from.
+        """
+        shutil.rmtree(Path(output_dir, REF_ADAPTER), ignore_errors=True)
+        Path(output_dir, REFERENCE_FILE).write_text(json.dumps(self._reference) + "\n", encoding="utf-8")
+        if self.items.prompt is not None:
+            save_recommender(
+                output_dir,
+                catalog=self.items.catalog,
+                prompt=self.items.prompt,
+                trie=self.items.trie,
+                tau=self.tau,
+                scoring=self.args.scoring,
+                kind="language_model",
+                tokenizer=self.processing_class,
+            )
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """The card of a recommender is written with its files."""
+        """The card of a recommender is one of its files."""
         if self.items.prompt is None:
-            super().create_model_card(*args, **kwargs)
+            DPOTrainer.create_model_card(self, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)  # the one hook that every kind of resume passes through

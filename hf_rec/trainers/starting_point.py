@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import DPOConfig
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts import Prompt
@@ -71,11 +72,6 @@ class StartingPoint:
                 )
         return cls(folder, tokenizer, catalog, prompt, trie, float(index["tau"]))
 
-    @property
-    def has_adapter(self) -> bool:
-        """Whether the folder holds an adapter instead of whole weights."""
-        return (self.folder / ADAPTER_FILES[0]).is_file()
-
 
 @dataclass(frozen=True)
 class Items:
@@ -121,19 +117,28 @@ def resolve_items(
     return Items(catalog, prompt, ItemTrie.build(prompt.encode_items()) if trie is None else trie)
 
 
-def load_trainable_adapter(folder: str | os.PathLike, **options: Any):
+def has_adapter(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds an adapter instead of whole weights."""
+    return Path(folder, ADAPTER_FILES[0]).is_file()
+
+
+def load_trainable_adapter(folder: str | os.PathLike, args: DPOConfig, quantization_config=None):
     """
     Load an adapter on its base model, ready to be trained further.
 
     Args:
         folder (`str` or `os.PathLike`): Folder with the adapter.
-        options: Keyword arguments of `from_pretrained` of the base model: `dtype`, `quantization_config`, ...
+        args ([`~trl.DPOConfig`]): `model_init_kwargs` are those of the base model; `dtype` is float32 without them.
+        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of the base model.
 
     Returns:
         [`~peft.PeftModel`]: With the one adapter `"default"`.
     """
     from peft import AutoPeftModelForCausalLM
 
+    options = {"dtype": "float32"} | (args.model_init_kwargs or {})
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
     return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **options)
 
 

@@ -1,0 +1,81 @@
+"""
+Rank the next item above drawn ones, relative to the model it starts from: S-DPO on an MSL or SFT folder.
+
+accelerate launch --config_file accelerate_configs/cpu.yaml recipes/softmax_dpo.py \
+    --config recipes/configs/softmax_dpo/books_tiny.yaml
+"""
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer
+from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.candidates import draw_candidates, evaluate_candidates
+from hf_rec.cost import measured_cost, write_cost
+from hf_rec.data.prepare import load_prepared
+from hf_rec.data.sequences import seen_items
+from hf_rec.evaluation import evaluate_recommender
+
+
+@dataclass
+class CandidateArguments:
+    """Rankings among few candidates, beside the full one."""
+
+    num_candidates: list[int] = field(
+        default_factory=lambda: [19, 99], metadata={"help": "Drawn items beside the target, one number a ranking."}
+    )
+
+
+def main(
+    data_args: DataArguments,
+    training_args: SoftmaxDPOConfig,
+    model_args: ModelConfig,
+    candidate_args: CandidateArguments,
+) -> None:
+    # 1. Items and users
+    catalog, splits, card = load_prepared(data_args.data_dir)
+    train = select_rows(splits[data_args.train_split], data_args.max_train_samples)
+    validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
+
+    # 2. Train: the folder brings weights or adapter, tokenizer, prompt, trie and temperature
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+    }
+    trainer = SoftmaxDPOTrainer(
+        model_args.model_name_or_path,
+        args=training_args,
+        train_dataset=train,
+        eval_dataset=validation,
+        catalog=catalog,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    with measured_cost(training_rows=len(train), distinct_labels=len(train), seed=training_args.seed) as cost:
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    write_cost(training_args.output_dir, cost)
+
+    # 3. Rank the test rows, once: among all items, and among few
+    if training_args.do_predict:
+        test = select_rows(splits[data_args.test_split], data_args.max_test_samples)
+        out = f"{training_args.output_dir}/{data_args.test_split}"
+        described = {
+            "split_rule": card["split"]["rule"],
+            "name": training_args.run_name or f"S-DPO, K={training_args.num_negatives}",
+            "warm_items": seen_items(train),
+            "cost": cost,
+        }
+        with trainer.whole_weights():
+            recommender = trainer.recommender()
+            evaluate_recommender(recommender, test, out, split=data_args.test_split, **described)
+            for number in candidate_args.num_candidates:
+                candidates = draw_candidates(test, catalog, number, split=data_args.test_split)
+                evaluate_candidates(recommender, test, candidates, f"{out}_1+{number}", **described)
+
+
+if __name__ == "__main__":
+    main(*parse_arguments((DataArguments, SoftmaxDPOConfig, ModelConfig, CandidateArguments)))
