@@ -7,6 +7,7 @@ Each command imports what it needs when it runs, so that `hf-rec --help` answers
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -193,6 +194,8 @@ def _recommend(args: argparse.Namespace) -> None:
     if isinstance(recommender, LanguageModelRecommender):  # whose score is a log-probability
         rows = [row | {"probability": math.exp(row["score"])} for row in rows]
     certified = bool(found.certified[0])
+    if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` one process answers
+        return
     if args.json:
         named = [{"item_id": item_id, "title": _title(catalog, item_id)} for item_id in history]
         print(json.dumps({"history": named, "items": rows, "certified": certified}, ensure_ascii=False, indent=2))

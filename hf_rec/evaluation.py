@@ -92,7 +92,7 @@ def evaluate_recommender(
             `"mask"` keeps every item of the history out of the list. A target that is in its own history is then a
             miss, and counted.
         split_rule (`str`, *optional*, defaults to `"loo"`):
-            How the split was made, part of every key: `"loo"`, `"time"`, `"given"`, ...
+            How the split was made, part of every key: `"loo"`, `"time"`, `"ready"`, ...
         name (`str`):
             Name of the method in tables. Runs that differ in `cost["seed"]` alone share it.
         num_beams (`int`, *optional*):

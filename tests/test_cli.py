@@ -103,6 +103,16 @@ def test_recommend_prints_json_for_programs(folders, capsys):
     assert {item["item_id"] for item in allowed["items"]} == {excluded["item_id"], first["items"][2]["item_id"]}
 
 
+def test_one_process_of_several_answers(folders, capsys, monkeypatch):
+    words = ("recommend", "--model", folders / "model", "--history", "Star Harbour", "--json")
+    monkeypatch.setenv("RANK", "1")
+    assert run(*words) == 0
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("RANK", "0")
+    assert run(*words) == 0
+    assert json.loads(capsys.readouterr().out)["items"]
+
+
 def test_an_unknown_title_names_the_nearest_ones(folders, capsys):
     assert run("recommend", "--model", folders / "model", "--history", "Star Harbor") == cli.BAD_INPUT
     error = capsys.readouterr().err

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from hf_rec.generation.logits_process import check_scoring
@@ -292,8 +291,11 @@ def _chains(trie: TrieCSR, tokens: Tensor, nodes: Tensor) -> tuple[Tensor, Tenso
 
 def _runs_in_step(model: nn.Module) -> bool:
     """Whether a forward pass waits for the other processes, because they hold shards of the weights."""
-    sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    return sharded and dist.is_initialized() and dist.get_world_size() > 1
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return False
+    # Under ZeRO-3 a weight says whether it is whole now: gathered ones need no other process
+    statuses = (getattr(weight, "ds_status", None) for weight in model.parameters())
+    return is_fsdp_managed_module(model) or any(status and status.name != "AVAILABLE" for status in statuses)
 
 
 def _any_process(live: bool, device: torch.device) -> bool:

@@ -22,8 +22,7 @@ class RecommenderConfig(TrainingArguments):
                 break
             check_field_types(self, owner)
         # Trainer takes a larger value for better unless the name ends in "loss"
-        metric = (self.metric_for_best_model or "").removeprefix("eval_")
-        if self.greater_is_better is None and metric in ("nll", "nll_warm"):
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(("nll", "nll_warm")):
             self.greater_is_better = False
         # accelerate 1.15 sees several CPU processes only where `use_cpu` says so; each would otherwise train its own
         # model, under `accelerate launch` with `use_cpu: true` too

@@ -50,10 +50,10 @@ class RecommenderTrainer(Trainer):
     @contextmanager
     def whole_weights(self):
         """
-        Gather sharded weights on every process. A search takes as many passes as its users need, other ones on each
-        process, so that ZeRO-3 and FSDP could not gather layer by layer without waiting for each other forever.
+        Gather the weights that ZeRO-3 shards on every process. A search takes as many passes as its users need, other
+        ones on each process, so that layers gathered one by one would wait for each other forever.
         """
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        if not self.is_deepspeed_enabled:
             yield
             return
         from trl.models import unwrap_model_for_generation
@@ -62,7 +62,7 @@ class RecommenderTrainer(Trainer):
             yield
 
     def evaluation_loop(self, *args, **kwargs):
-        """As in [`~transformers.Trainer`], with whole weights on every process."""
+        """As in [`~transformers.Trainer`], with whole weights on every process under ZeRO-3."""
         with self.whole_weights():
             return super().evaluation_loop(*args, **kwargs)
 

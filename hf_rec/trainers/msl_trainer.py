@@ -19,7 +19,7 @@ from hf_rec.data.collators import PromptCollator
 from hf_rec.data.prompts import Prompt
 from hf_rec.data.sequences import seen_items
 from hf_rec.generation.beam_search import trie_beam_search
-from hf_rec.generation.recommend import LanguageModelRecommender
+from hf_rec.generation.recommend import LanguageModelRecommender, evaluation_mode
 from hf_rec.hub import save_recommender
 from hf_rec.losses.trie_softmax import chunked_cross_entropy, sft_parts
 from hf_rec.metrics.ranking import list_bounds, ranking_metrics
@@ -36,6 +36,7 @@ from hf_rec.trie.item_trie import ItemTrie
 logger = logging.get_logger(__name__)
 
 _DIAGNOSED_POSITIONS = 256  # rows of whole-vocabulary logits the diagnostic may ask for
+_CHANGES = ("shortened", "unnamed", "merged")  # counts of `Prompt.report` that a user should see
 _RANKED = 10  # places that evaluation during training measures
 
 
@@ -107,6 +108,7 @@ class MSLTrainer(RecommenderTrainer):
             max_length=args.max_length,
             max_history=args.max_history,
         )
+        _check_positions(model, self.prompt)
         self.trie = trie if trie is not None else ItemTrie.build(self.prompt.encode_items())
         csr = self.trie.csr()
         self._warm = _warm_leaves(train_dataset, csr, len(catalog))
@@ -163,6 +165,11 @@ class MSLTrainer(RecommenderTrainer):
             return None
         if isinstance(dataset, dict):
             return {key: self._tokenised(part, args, supervise) for key, part in dataset.items()}
+        if not isinstance(dataset, Dataset | IterableDataset):
+            raise TypeError(
+                f"A data set must be a `datasets.Dataset` or `IterableDataset`, got {type(dataset).__name__}. "
+                "Make one with `datasets.Dataset.from_list`."
+            )
         columns = dataset.column_names or list(next(iter(dataset)))
         if {INPUT_IDS, LABELS} <= set(columns):
             return dataset
@@ -178,14 +185,15 @@ class MSLTrainer(RecommenderTrainer):
         how = {"prompt": self.prompt, "supervise": supervise}
         if isinstance(dataset, IterableDataset):
             return dataset.map(_encode_row, fn_kwargs=how, remove_columns=columns)
-        assert isinstance(dataset, Dataset)
         with PartialState().main_process_first():
             return dataset.map(
                 _encode_row,
                 fn_kwargs=how,
                 remove_columns=columns,
                 num_proc=args.dataset_num_proc,
-                new_fingerprint=Hasher.hash((dataset._fingerprint, self.prompt.sha256, supervise)),
+                new_fingerprint=Hasher.hash(
+                    (dataset._fingerprint, self.prompt.sha256, self.catalog.sha256, supervise)
+                ),
                 desc="Tokenising",
             )
 
@@ -244,9 +252,8 @@ class MSLTrainer(RecommenderTrainer):
         self._diagnosed_step = step
         branching = (self.csr.num_children[labelled.nodes] > 1).nonzero().squeeze(1)
         chosen = branching[torch.linspace(0, len(branching) - 1, min(len(branching), _DIAGNOSED_POSITIONS)).long()]
-        model.eval()  # dropout would move the random state of the training step
-        logits = vocabulary_logits(model, self.head, inputs, labelled.flat[chosen])
-        model.train()
+        with evaluation_mode(model):  # dropout would move the random state of the training step
+            logits = vocabulary_logits(model, self.head, inputs, labelled.flat[chosen])
         if len(chosen):
             parts = sft_parts(logits, labelled.targets[chosen], self.csr.children(labelled.nodes[chosen]))
             invalid, valid = parts.invalid_gradient.sum(), parts.valid_gradient.sum()
@@ -331,7 +338,20 @@ class MSLTrainer(RecommenderTrainer):
         self._load_temperature(self.state.best_model_checkpoint)
 
     def _load_temperature(self, folder: str) -> None:
-        self.temperature.tau = json.loads(Path(folder, "recommender.json").read_text(encoding="utf-8"))["tau"]
+        if self.args.adaptive_tau:
+            self.temperature.tau = json.loads(Path(folder, "recommender.json").read_text(encoding="utf-8"))["tau"]
+
+
+def _check_positions(model: PreTrainedModel, prompt: Prompt) -> None:
+    """Refuse prompts that the model has no positions for, and tell what the prompt did to titles."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and prompt.max_length > positions:
+        raise ValueError(
+            f"`max_length` is {prompt.max_length}, but the model has {positions} positions. Set `max_length` to "
+            f"{positions} or less; the oldest items of long histories are dropped."
+        )
+    if changed := {name: count for name, count in prompt.report().items() if name in _CHANGES and count}:
+        logger.warning(f"Titles that the prompt had to change: {changed} (see `Prompt.report`).")
 
 
 def _encode_row(row: dict, prompt: Prompt, supervise: str) -> dict[str, list[int]]:

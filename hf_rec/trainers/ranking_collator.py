@@ -28,6 +28,11 @@ class RankingCollator:
         labels, nodes = batch[LABELS], batch[TRIE_NODES]
         positions = torch.arange(labels.shape[1])
         start = torch.where(nodes == trie.root, positions, -1).amax(1)  # of the last item's path
+        if (start < 0).any():
+            row = int((start < 0).nonzero()[0])
+            raise ValueError(
+                f"Row {row} of the batch has no label: its answer is unknown. Leave it out of evaluation."
+            )
         earlier = positions < start[:, None]
         labels = labels.masked_fill(earlier, IGNORE_INDEX)
         nodes = nodes.masked_fill(earlier, DEAD_NODE)

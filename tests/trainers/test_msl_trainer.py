@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -10,7 +11,9 @@ from peft import LoraConfig
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
+from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts import Prompt
+from hf_rec.hub import load_recommender
 from hf_rec.losses.trie_softmax import masked_softmax_loss
 from hf_rec.trainers.msl_config import MSLConfig
 from hf_rec.trainers.msl_trainer import MSLTrainer
@@ -268,7 +271,61 @@ def test_the_log_tells_the_temperature_and_where_sft_sends_its_gradient(make_tra
     assert entry["invalid_loss"] > 0 and entry["valid_loss"] > 0
 
 
+def test_rows_are_tokenised_anew_for_another_catalog(make_trainer, tiny_lm, bpe_tokenizer, tiny_catalog, tmp_path):
+    rows(4).save_to_disk(tmp_path / "rows")
+    turned = Catalog.from_records(
+        [{"item_id": row, "title": title} for row, title in enumerate(reversed(tiny_catalog.titles))]
+    )
+    args = MSLConfig(str(tmp_path / "run"), use_cpu=True, report_to="none")
+    found = []
+    for catalog in (tiny_catalog, turned):
+        train = Dataset.load_from_disk(str(tmp_path / "rows"))
+        trainer = MSLTrainer(tiny_lm(), args, train, processing_class=bpe_tokenizer, catalog=catalog)
+        found.append([trainer.prompt.encode_item(target) for target in train[TARGET]])
+        labels = [[label for label in row if label != -100] for row in trainer.train_dataset["labels"]]
+        assert labels == found[-1]
+    assert found[0] != found[1]
+
+
+def test_a_streamed_data_set_trains(make_trainer):
+    trainer = make_trainer(train=rows().to_iterable_dataset(), supervise="all")
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_an_adapter_folder_recommends_what_the_trainer_did(make_trainer, tiny_lm, tmp_path, tiny_catalog):
+    tiny_lm("llama").save_pretrained(tmp_path / "base")
+    trainer = make_trainer(model=str(tmp_path / "base"), peft_config=LoraConfig(r=2, target_modules=["q_proj"]))
+    before = trainer.evaluate()["eval_nll"]
+    trainer.train()
+    assert trainer.evaluate()["eval_nll"] != before
+    trainer.save_model()
+    histories = [tiny_catalog.ids[1:3], tiny_catalog.ids[5:6]]
+    expected = trainer.recommender().recommend(histories, k=5)
+    found = load_recommender(tmp_path / "run", device="cpu").recommend(histories, k=5)
+    assert found.item_ids == expected.item_ids
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
 class TestWhatIsRefused:
+    def test_a_prompt_longer_than_the_positions_of_the_model(self, make_trainer):
+        with pytest.raises(ValueError, match="`max_length` is 1024, but the model has 512 positions"):
+            make_trainer(max_length=1024)
+
+    def test_a_list_in_place_of_a_data_set(self, make_trainer):
+        with pytest.raises(TypeError, match="`datasets.Dataset`"):
+            make_trainer(train=[{HISTORY: [1], TARGET: 2}])
+
+    def test_an_evaluation_row_without_a_label(self, make_trainer):
+        trainer = make_trainer()
+        rows = Dataset.from_dict({"input_ids": [[1, 5]], "labels": [[-100, -100]]})
+        with pytest.raises(ValueError, match="Row 0 of the batch has no label"):
+            trainer.evaluate(rows)
+
+    @pytest.mark.parametrize("metric", ["nll", "eval_nll", "eval_warm_nll", "nll_warm"])
+    def test_a_likelihood_is_never_taken_for_larger_is_better(self, tmp_path, metric):
+        assert MSLConfig(str(tmp_path), metric_for_best_model=metric).greater_is_better is False
+
     def test_an_argument_that_the_loss_would_ignore(self, tmp_path):
         with pytest.raises(ValueError, match="`label_smoothing_factor`"):
             MSLConfig(str(tmp_path), label_smoothing_factor=0.1)
