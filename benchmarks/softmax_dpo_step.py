@@ -1,7 +1,7 @@
 """
 A step of Softmax-DPO against a step of SFT on the same rows, and against the published way of running it.
 
-python benchmarks/softmax_dpo_step.py [--hidden_size 512 --layers 4 --batch_size 4 --prompt 384 --answer 16 --device cpu]
+python benchmarks/softmax_dpo_step.py [--hidden_size 512 --layers 4 --batch_size 4 --prompt 384 --answer 16]
 
 A step is forward, backward and AdamW on LoRA weights of a Llama-like model; the ways alternate in one process. Peak
 memory is that of two steps, weights included, in a fresh process for each way. The trie is that of
@@ -83,7 +83,7 @@ def make_trainer(args: argparse.Namespace, way: str, num_rejected: int, folder: 
 
 
 def lengthened(path: list[int], length: int) -> list[int]:
-    """A path of exactly `length` tokens that branches where the given one does: cut, or with a filler before its end."""
+    """A path of exactly `length` tokens that branches where the given one does: cut, or filled before its end."""
     title = path[:-1][: length - 1]
     return [*title, *[1] * (length - 1 - len(title)), path[-1]]
 

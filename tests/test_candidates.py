@@ -138,7 +138,10 @@ def test_a_language_model_is_measured_and_its_free_writing_counted(tiny_lm, bpe_
     candidates = draw_candidates(dataset, tiny_catalog, 6)
     run = evaluate_candidates(recommender, dataset, candidates, tmp_path / "run", name="lm")
     scores = recommender.score([[100], [101, 102], []], [[100 + row for row in listed] for listed in candidates.lists])
-    hits = [listed[int(np.argmax(one))] == target for listed, one, target in zip(candidates.lists, scores, [5, 8, 9])]
+    hits = [
+        listed[int(np.argmax(one))] == target
+        for listed, one, target in zip(candidates.lists, scores, [5, 8, 9], strict=True)
+    ]
     assert run["metrics"][f"{run['protocol']}/hit_rate@1"]["mean"] == pytest.approx(np.mean(hits))
     assert greedy_valid_ratio(recommender, dataset) == 0.0
 

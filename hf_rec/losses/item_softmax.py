@@ -181,11 +181,11 @@ def chunked_scaled_cross_entropy(
         positive (`torch.Tensor` of shape `(P,)`): Scores of the targets.
         same (`tuple` of `torch.Tensor` of shapes `(P,)` and `(K,)`, *optional*): Ids of the targets and of the
             negatives; where they are the same, the negative does not count for the position.
-        offset (`torch.Tensor` of shape `(K,)`, *optional*): Added to the scores of the negatives of every position: their
-            bias, or minus log of how often they are drawn.
+        offset (`torch.Tensor` of shape `(K,)`, *optional*): Added to the scores of the negatives of every position:
+            their bias, or minus log of how often they are drawn.
         alpha (`float`, *optional*, defaults to `1.0`): Weight of each negative, greater than 0.
-        chunk_size (`int`, *optional*): Positions scored at a time. Default: about 1 MiB of scores on a CPU, 512 MiB on an
-            accelerator.
+        chunk_size (`int`, *optional*): Positions scored at a time. Default: about 1 MiB of scores on a CPU, 512 MiB on
+            an accelerator.
 
     Returns:
         `torch.Tensor`: A scalar, float32.

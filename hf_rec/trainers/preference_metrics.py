@@ -9,8 +9,8 @@ def reward_metrics(rewards: Tensor, log_probs: Tensor) -> dict[str, Tensor]:
     Rewards, margins, accuracies and log-probabilities.
 
     Args:
-        rewards (`torch.Tensor` of shape `(B, 1 + K)`): `beta * log(pi / pi_ref)`, the chosen answer first; `-inf` where
-            a row has fewer answers.
+        rewards (`torch.Tensor` of shape `(B, 1 + K)`): `beta * log(pi / pi_ref)`, the chosen answer first; `-inf`
+            where a row has fewer answers.
         log_probs (`torch.Tensor` of shape `(B, 1 + K)`): Of the policy.
 
     Returns:

@@ -373,8 +373,8 @@ class SoftmaxDPOTrainer(RecommenderTrainer, DPOTrainer):
 
     def save_recommender_files(self, output_dir: str) -> None:
         """
-        What the reference was and, where there are items, catalog, trie, prompt, tokenizer and temperature. The adapter
-        of the reference, which was saved along, goes: it is the one that the run started from.
+        What the reference was and, where there are items, catalog, trie, prompt, tokenizer and temperature. The
+        adapter of the reference, which was saved along, goes: it is the one that the run started from.
         """
         shutil.rmtree(Path(output_dir, REF_ADAPTER), ignore_errors=True)
         Path(output_dir, REFERENCE_FILE).write_text(json.dumps(self._reference) + "\n", encoding="utf-8")

@@ -67,7 +67,8 @@ def test_uniform_ones_are_uniform_over_what_is_left():
 def test_popular_ones_come_in_proportion_and_unseen_items_never():
     popularity = np.zeros(N)
     popularity[[10, 20, 30]] = [1, 2, 5]
-    counts = np.bincount(np.concatenate(drawn(rows([0] * 2000), PopularityNegatives(popularity), count=1)), minlength=N)
+    found = drawn(rows([0] * 2000), PopularityNegatives(popularity), count=1)
+    counts = np.bincount(np.concatenate(found), minlength=N)
     assert counts[[10, 20, 30]] / 2000 == pytest.approx([0.125, 0.25, 0.625], abs=0.04)
     assert counts.sum() == counts[[10, 20, 30]].sum()
     flat = PopularityNegatives(popularity, power=0.0)

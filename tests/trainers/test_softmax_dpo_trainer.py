@@ -293,7 +293,7 @@ class TestReference:
     def test_the_copy_of_a_model_that_was_trained_in_memory_does_not_follow_it(
         self, make_trainer, tiny_lm, bpe_tokenizer, tiny_catalog, tmp_path
     ):
-        """TRL would read the weights of `config._name_or_path` again, and a deep copy would keep a patched `forward`."""
+        """TRL would read the weights of `config._name_or_path`, and a deep copy would keep a patched `forward`."""
         tiny_lm("llama").save_pretrained(tmp_path / "base")
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
         first = MSLTrainer(
@@ -390,9 +390,8 @@ class TestEvaluation:
         metrics = trainer.evaluate()
         recommender = trainer.recommender()
         histories = [[tiny_catalog.ids[row] for row in history] for history in rows[HISTORY]]
-        scores = [
-            values[target] for values, target in zip(recommender.score(histories, tiny_catalog.ids), rows[TARGET])
-        ]
+        scores = recommender.score(histories, tiny_catalog.ids)
+        scores = [values[target] for values, target in zip(scores, rows[TARGET], strict=True)]
         assert metrics["eval_nll"] == pytest.approx(-sum(scores) / 7, rel=1e-5)
         listed = recommender.recommend(histories, k=10, num_beams=20)
         twins = {104: 103}
