@@ -227,7 +227,7 @@ class RetrievalPrompt:
             titles[row] = encoder(f" item {row}")
         texts = titles
         if attributes:
-            extra = encoder.encode_batch([_attribute_text(values, attributes) for values in catalog.attributes])
+            extra = encoder.encode_batch([attribute_text(values, attributes) for values in catalog.attributes])
             texts = [title + more for title, more in zip(titles, extra, strict=True)]
         self._report = {
             "items": len(catalog),
@@ -318,7 +318,7 @@ def pad_prompts(prompts: Sequence[dict[str, Sequence[int]]]) -> dict[str, Tensor
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _attribute_text(values: dict, names: Sequence[str]) -> str:
+def attribute_text(values: dict, names: Sequence[str]) -> str:
     """` name: value` for each attribute that an item has; a list of strings is joined."""
     pieces = []
     for name in names:
