@@ -161,6 +161,7 @@ class TestRefusals:
             "amazon-2018",
             "amazon-2023",
             "demo",
+            "history-csv",
             "movielens",
             "sequence-csv",
             "sequence-text",
