@@ -19,8 +19,7 @@ def random_positions(num_positions=6, vocab_size=11, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_positions, vocab_size, generator=generator, dtype=torch.float64).float()
     lists = [
-        sorted(torch.randperm(vocab_size, generator=generator)[: 1 + row % 5].tolist())
-        for row in range(num_positions)
+        sorted(torch.randperm(vocab_size, generator=generator)[: 1 + row % 5].tolist()) for row in range(num_positions)
     ]
     targets = torch.tensor([row[len(row) // 2] for row in lists])
     children = torch.full((num_positions, 5), -1)
