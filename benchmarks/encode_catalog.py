@@ -34,7 +34,7 @@ def in_catalog_order(model: LLMSRecModel, prompt: RetrievalPrompt, batch_size: i
         row, column = (slots >= 0).nonzero(as_tuple=True)
         words[row, column] = model._slot_vectors(slots[row, column])
         everyone, last = torch.arange(len(ids)), mask.sum(dim=1) - 1
-        words[everyone, last] = model.item_query
+        words[everyone, last] = model.item_query.weight
         words = torch.cat([embed(prefix).expand(len(ids), -1, -1), words], dim=1)
         mask = torch.cat([mask.new_ones(len(ids), len(prefix)), mask], dim=1)
         states = model.language_model(inputs_embeds=words, attention_mask=mask, use_cache=False).last_hidden_state

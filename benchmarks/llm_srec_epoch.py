@@ -103,7 +103,7 @@ class PublishedLoop:
         uniformity = sum(torch.pdist(part).pow(2).mul(-2).exp().mean() for part in (user_vectors, teacher))
         return loss + F.mse_loss(user_vectors, teacher) + uniformity
 
-    def states(self, prompts: list[tuple[list[int], list[int]]], query: torch.Tensor) -> torch.Tensor:
+    def states(self, prompts: list[tuple[list[int], list[int]]], query: torch.nn.Embedding) -> torch.Tensor:
         """Last hidden states at the queries of whole, padded prompts."""
         longest = max(len(ids) for ids, _ in prompts)
         padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in prompts])
@@ -115,7 +115,7 @@ class PublishedLoop:
                 if item >= 0:
                     vector = self.model.item_projection(self.model.sequence_model.item_vectors(torch.tensor([item])))
                     one = torch.cat([one[:place], vector, one[place + 1 :]])
-            spliced.append(torch.cat([one[: len(ids) - 1], query[None], one[len(ids) :]]))
+            spliced.append(torch.cat([one[: len(ids) - 1], query.weight, one[len(ids) :]]))
         words = torch.stack(spliced)
         if self.lm_head:
             states = self.language_model(

@@ -85,8 +85,8 @@ class LLMSRecModel(PreTrainedModel):
         self.user_head = _head(hidden, head, vector, nn.LeakyReLU())
         self.item_head = _head(hidden, head, vector, nn.LeakyReLU())
         self.teacher_head = _head(config.sequence_size, vector, vector, nn.GELU())
-        self.user_query = nn.Parameter(torch.empty(hidden))
-        self.item_query = nn.Parameter(torch.empty(hidden))
+        self.user_query = nn.Embedding(1, hidden)
+        self.item_query = nn.Embedding(1, hidden)
         self.register_buffer("item_seen", torch.ones(config.num_items, dtype=torch.bool))
         self.post_init()
         language_model = language_model.base_model  # without the LM head
@@ -99,7 +99,7 @@ class LLMSRecModel(PreTrainedModel):
         with torch.no_grad():  # the published initialisation: as if drawn from the word embeddings
             words = language_model.get_input_embeddings().weight.float()
             for query in (self.user_query, self.item_query):
-                query.normal_(words.mean().item(), words.std().item())
+                query.weight.normal_(words.mean().item(), words.std().item())
         trained = {name for name, param in self.named_parameters() if param.requires_grad}
         frozen = {name for name in self.state_dict() if name.startswith(FROZEN)}
         self._keys_to_ignore_on_save = frozen - trained
@@ -204,7 +204,16 @@ class LLMSRecModel(PreTrainedModel):
                     f"`{role}` was made in memory, so there is nothing to refer to. Save it with `save_pretrained`, "
                     "and give its folder to `LLMSRecModel.from_frozen`."
                 )
-        super().save_pretrained(save_directory, **kwargs)
+        names = {role: getattr(self.config, role) for role in ("language_model", "sequence_model")}
+        for role, name in names.items():  # what lies in the folder itself moves with it
+            inside, folder = Path(name).resolve(), Path(save_directory).resolve()
+            if inside.is_dir() and inside.is_relative_to(folder):
+                setattr(self.config, role, str(inside.relative_to(folder)))
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            for role, name in names.items():
+                setattr(self.config, role, name)
 
     def mark_seen(self, items: Iterable[int]) -> None:
         """Say which items the teacher was trained on; a zero vector stands in the slots of all others."""
@@ -254,10 +263,12 @@ class LLMSRecModel(PreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(B, v)`.
         """
-        query_vector, head = {
+        query_embedding, head = {
             "user": (self.user_query, self.user_head),
             "item": (self.item_query, self.item_head),
         }[query]
+        # Called, not read: engines that shard weights gather those of a module when it is called
+        query_vector = query_embedding(torch.zeros_like(prefix_ids[:1]))[0]
         prefix = Prefix.read(self.language_model, prefix_ids)
         lengths = attention_mask.sum(dim=1).tolist()
         states, order = [], []
@@ -283,7 +294,9 @@ class LLMSRecModel(PreTrainedModel):
         known = items < self.config.num_items
         items = items.where(known, 0)
         known = known & self.item_seen[items]
-        vectors = self.item_projection(self.sequence_model.item_vectors(items).to(self.item_query.dtype))
+        vectors = self.item_projection(
+            self.sequence_model.item_vectors(items).to(self.item_projection[0].weight.dtype)
+        )
         return vectors * known[:, None]
 
     # Modes

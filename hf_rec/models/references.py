@@ -45,11 +45,11 @@ class WeightsReference:
         The folder that holds the weights, downloaded if need be.
 
         Args:
-            beside (`str` or `os.PathLike`, *optional*): Folder that a relative `name` may also be relative to.
+            beside (`str` or `os.PathLike`, *optional*): Folder that a relative `name` is relative to, if it holds one.
             check (`bool`, *optional*, defaults to `True`): Refuse weights whose hash is another one.
         """
         name = self.name
-        if beside is not None and not Path(name).is_dir() and (Path(beside) / name).is_dir():
+        if beside is not None and (Path(beside) / name).is_dir():
             name = Path(beside) / name
         folder = weights_folder(name, self.revision)
         if check and (found := weights_sha256(folder)) != self.sha256:

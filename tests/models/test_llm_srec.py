@@ -56,7 +56,7 @@ def plain_user_vector(model, prompt, history, language_model):
         if item >= 0:
             slot = model.item_projection(model.sequence_model.item_vectors(torch.tensor([item])))
             words = torch.cat([words[:place], slot, words[place + 1 :]])
-    words = torch.cat([words[:-1], model.user_query[None]])
+    words = torch.cat([words[:-1], model.user_query.weight])
     states = language_model(inputs_embeds=words[None], output_hidden_states=True).hidden_states[-1]
     return model.user_head(states[:, -1])[0]
 
@@ -179,6 +179,17 @@ class TestFiles:
         path = tmp_path / "model" / "config.json"
         path.write_text(path.read_text().replace(str(folders / "gpt2"), "lm"))
         assert LLMSRecModel.from_pretrained(tmp_path / "model").config.language_model == "lm"
+
+    def test_a_frozen_model_inside_the_folder_moves_with_it(self, folders, tmp_path):
+        teacher = AutoModel.from_pretrained(folders / "teacher")
+        teacher.save_pretrained(tmp_path / "old" / "sequence_model")
+        model = LLMSRecModel.from_frozen(
+            folders / "gpt2", tmp_path / "old" / "sequence_model", vector_size=6, head_size=16
+        )
+        model.save_pretrained(tmp_path / "old")
+        assert model.config.sequence_model == str(tmp_path / "old" / "sequence_model")
+        (tmp_path / "old").rename(tmp_path / "new")
+        assert LLMSRecModel.from_pretrained(tmp_path / "new").config.sequence_model == "sequence_model"
 
     def test_a_model_made_in_memory_cannot_be_referred_to(self, folders, tiny_lm, tmp_path):
         model = LLMSRecModel.from_frozen(tiny_lm(), folders / "teacher", vector_size=6, head_size=16)
