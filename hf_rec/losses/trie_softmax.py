@@ -8,6 +8,7 @@ nodes, laid end to end. Unit: nats. Every sum of exponentials is taken in float3
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -75,8 +76,8 @@ def ragged_softmax_loss(values: Tensor, offsets: Tensor, target_values: Tensor, 
 
 
 def _rows_cross_entropy(logits: Tensor, targets: Tensor, tau: float) -> Tensor:
-    scores = logits.float() / tau
-    return tau * (scores.logsumexp(dim=1) - scores.gather(1, targets[:, None]).squeeze(1))
+    scores = logits.float() if tau == 1 else logits.float() / tau
+    return tau * F.cross_entropy(scores, targets, reduction="none")
 
 
 def chunked_cross_entropy(logits: Tensor, targets: Tensor, tau: float = 1.0, chunk_size: int = 1024) -> Tensor:

@@ -139,9 +139,8 @@ class SoftmaxDPOTrainer(RecommenderTrainer, DPOTrainer):
         quantization_config=None,
         peft_config=None,
     ):
-        name = model if isinstance(model, str) else model.config.name_or_path
+        name, start = model if isinstance(model, str) else model.config.name_or_path, None
         args = args if args is not None else SoftmaxDPOConfig(f"{Path(name).name or type(model).__name__}-S-DPO")
-        start = None
         if isinstance(model, str):
             start = StartingPoint.find(model, (args.model_init_kwargs or {}).get("revision"))
             folder = model if start is None else start.folder
