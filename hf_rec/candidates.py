@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET, USER_ID
 from hf_rec.data.negatives import UniformNegatives, answer_groups, draw
+from hf_rec.evaluation import process_state
 from hf_rec.metrics.ranking import METRICS, count_nan, rank_bounds
 from hf_rec.metrics.significance import cluster_bootstrap
 from hf_rec.runs import FORMAT as RUN_FORMAT
@@ -155,7 +156,6 @@ def evaluate_candidates(
         `dict`: The content of `metrics.json`. Items with one score share their places: a constant scorer has a hit
         rate at 1 of 1/20 among 1 + 19.
     """
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     users, targets = list(map(str, dataset[USER_ID])), list(dataset[TARGET])
@@ -203,7 +203,7 @@ def evaluate_candidates(
         },
         "cost": dict(cost or {}),
     }
-    result = [write_run(out_dir, metrics, predictions) if PartialState().is_main_process else None]
+    result = [write_run(out_dir, metrics, predictions) if process_state().is_main_process else None]
     return broadcast_object_list(result)[0]
 
 
@@ -244,10 +244,9 @@ def greedy_valid_ratio(recommender: "LanguageModelRecommender", dataset: "Datase
 
 def _scores(recommender: "Recommender", dataset: "Dataset", candidates: Candidates, batch_size) -> np.ndarray:
     """Score of every candidate, `[R, 1 + K]`; each process scores its share of the rows, and all get all."""
-    from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    state, ids = PartialState(), recommender.catalog.ids
+    state, ids = process_state(), recommender.catalog.ids
     own = range(state.process_index, len(dataset), state.num_processes)
     rows = dataset.select(own)
     histories = [[ids[row] for row in history] for history in rows[HISTORY]]

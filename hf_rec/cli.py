@@ -266,6 +266,9 @@ def _add_evaluate(commands) -> argparse.ArgumentParser:
     parser.add_argument("--num-beams", type=int, help="width of the search (default: twice the largest cut-off)")
     parser.add_argument("--batch-size", type=int, help="histories ranked at a time")
     parser.add_argument("--limit", type=int, help="measure this many rows, evenly spaced over the split")
+    parser.add_argument(
+        "--candidates", type=int, metavar="N", help="rank among the target and N drawn items only, e.g. 19 with --ks 1"
+    )
     parser.add_argument("--window", type=int, help="newest train rows that `recent` counts (default: a tenth)")
     language = parser.add_argument_group("language models")
     language.add_argument("--scoring", choices=("valid", "full_vocab"), help="rank by this score (default: as saved)")
@@ -292,6 +295,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from hf_rec.arguments import select_rows
+    from hf_rec.candidates import draw_candidates, evaluate_candidates
     from hf_rec.data.prepare import load_prepared
     from hf_rec.data.sequences import seen_items
     from hf_rec.evaluation import evaluate_recommender
@@ -305,20 +309,22 @@ def _evaluate(args: argparse.Namespace) -> None:
         recommender, cost = _make_control(args, catalog, splits["train"])
     else:
         recommender, cost = _load_model(args, catalog, splits)
-    result = evaluate_recommender(
-        recommender,
-        select_rows(splits[args.split], args.limit),
-        args.out,
-        split=args.split,
-        ks=args.ks,
-        seen=args.seen,
-        split_rule=card["split"]["rule"],
-        name=args.name or args.control or Path(args.model).name,
-        num_beams=args.num_beams,
-        warm_items=seen_items(splits["train"]),
-        cost=cost,
-        batch_size=args.batch_size,
-    )
+    rows = select_rows(splits[args.split], args.limit)
+    settings = {
+        "ks": args.ks,
+        "split_rule": card["split"]["rule"],
+        "name": args.name or args.control or Path(args.model).name,
+        "warm_items": seen_items(splits["train"]),
+        "cost": cost,
+        "batch_size": args.batch_size,
+    }
+    if args.candidates is not None:
+        candidates = draw_candidates(rows, catalog, args.candidates, split=args.split)
+        result = evaluate_candidates(recommender, rows, candidates, args.out, **settings)
+    else:
+        result = evaluate_recommender(
+            recommender, rows, args.out, split=args.split, seen=args.seen, num_beams=args.num_beams, **settings
+        )
     if PartialState().is_main_process:
         for key, value in result["metrics"].items():
             print(f"{key}: {value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]")

@@ -117,7 +117,7 @@ def evaluate_recommender(
     ks = tuple(sorted(set(ks)))
     _check_arguments(rows, recommender.catalog, ks, seen, split_rule, name, num_beams, batch_size)
     num_beams = num_beams or 2 * max(ks)
-    state, start = _process_state(), time.perf_counter()
+    state, start = process_state(), time.perf_counter()
     ranker = TargetRanker(recommender, max(ks), seen, num_beams, batch_size)
     shard = ranker.rank(rows, range(state.process_index, len(rows), state.num_processes), state.is_main_process)
     shards = gather_object([shard])
@@ -145,7 +145,7 @@ def evaluate_recommender(
     return broadcast_object_list(result)[0]
 
 
-def _process_state() -> "PartialState":
+def process_state() -> "PartialState":
     """The processes of this launch. On CPU, accelerate counts one in each of them unless it is told to look."""
     import torch
     from accelerate import PartialState

@@ -149,6 +149,14 @@ def test_evaluate_measures_a_model_folder_and_report_reads_it(folders, tmp_path,
     assert "last keep" in page.read_text() and "last mask" in page.read_text()
 
 
+def test_evaluate_ranks_among_few_candidates(folders, tmp_path, capsys):
+    words = ("--control", "last-item", "--data", folders / "data", "--out", tmp_path / "few", "--limit", 8)
+    assert run("evaluate", *words, "--candidates", 9, "--ks", 1) == 0
+    assert "candidates=1+9/file=" in capsys.readouterr().out
+    assert run("evaluate", *words, "--candidates", 3) == 2
+    assert "`ks` must hold numbers from 1 to 4" in capsys.readouterr().err
+
+
 def test_evaluate_ranks_at_the_scoring_and_temperature_that_are_asked_for(folders, tmp_path):
     from hf_rec.data.prompts import Prompt
     from hf_rec.models.from_scratch import new_causal_lm, new_tokenizer

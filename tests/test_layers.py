@@ -28,7 +28,7 @@ ALLOWED = {
     "hub": BELOW_HUB,
     "runs": {"metrics"},
     "target_ranks": {"generation", "metrics"},
-    "candidates": BELOW_EVALUATION,
+    "candidates": {"evaluation", *BELOW_EVALUATION},
     "evaluation": BELOW_EVALUATION,
     "diagnostics": BELOW_EVALUATION,
     "calibration": {"generation"},
