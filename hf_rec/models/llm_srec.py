@@ -276,7 +276,7 @@ class LLMSRecModel(PreTrainedModel):
             rows = torch.tensor(group, device=input_ids.device)
             ids, mask, slots = (part[rows, : lengths[group[0]]] for part in (input_ids, attention_mask, slot_items))
             words = self._words(ids, mask, slots, query_vector)
-            states.append(last_states(self.language_model, words, mask, prefix))
+            states.append(last_states(self.language_model, words, mask, prefix, self._constant_tokens(mask, slots)))
             order.append(rows)
         states = torch.cat(states)[torch.cat(order).argsort()]
         return head(states.to(head[0].weight.dtype))
@@ -288,6 +288,16 @@ class LLMSRecModel(PreTrainedModel):
         words = words.index_put((rows, columns), self._slot_vectors(slot_items[rows, columns]).to(words.dtype))
         everyone = torch.arange(len(words), device=words.device)
         return words.index_put((everyone, attention_mask.sum(dim=1) - 1), query_vector.to(words.dtype))
+
+    def _constant_tokens(self, attention_mask: Tensor, slot_items: Tensor) -> int:
+        """Tokens before the first slot or query of any prompt, where they are worth a pass of their own."""
+        if self.config.adapter is not None:
+            return 0
+        width = slot_items.shape[1]
+        columns = torch.arange(width, device=slot_items.device)
+        first = torch.where(slot_items >= 0, columns, width).amin(dim=1).minimum(attention_mask.sum(dim=1) - 1)
+        shortest = int(first.min())
+        return shortest if 2 * shortest >= width else 0
 
     def _slot_vectors(self, items: Tensor) -> Tensor:
         """What stands in a slot: the projected vector of the item, or zero where the teacher has not seen it."""

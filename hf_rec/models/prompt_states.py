@@ -14,8 +14,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-PADDING_SHARE = 0.15  # of a group of prompts, at most
-CPU_GROUP_TOKENS, ACCELERATOR_GROUP_TOKENS = 512, 8192  # a smaller group does not fill the device: not split further
+PADDING_SHARE = 0.06  # of a group of prompts, at most
+CPU_GROUP_TOKENS, ACCELERATOR_GROUP_TOKENS = 256, 2048  # a smaller group does not fill the device: not split further
 SHARED_LAYERS = (
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -57,7 +57,9 @@ class Prefix:
         return cache
 
 
-def last_states(model: PreTrainedModel, words: Tensor, attention_mask: Tensor, prefix: Prefix) -> Tensor:
+def last_states(
+    model: PreTrainedModel, words: Tensor, attention_mask: Tensor, prefix: Prefix, constant: int = 0
+) -> Tensor:
     """
     Last-layer hidden states at the last token of each prompt.
 
@@ -66,18 +68,25 @@ def last_states(model: PreTrainedModel, words: Tensor, attention_mask: Tensor, p
         words (`torch.Tensor` of shape `(B, T, H)`): Embeddings of right-padded prompts.
         attention_mask (`torch.LongTensor` of shape `(B, T)`): 1 at real tokens.
         prefix ([`Prefix`]): What comes before each.
+        constant (`int`, *optional*, defaults to `0`): Tokens that all prompts have and that no trained weight has a
+            part in, from the left: they are read without keeping anything for a gradient.
 
     Returns:
         `torch.Tensor` of shape `(B, H)`.
     """
     num_rows, past = len(words), prefix.words.shape[1]
     cache, last = None, attention_mask.sum(dim=1) - 1
+    mask = torch.cat([attention_mask.new_ones(num_rows, past), attention_mask], dim=1)
     if prefix.cache is None:
         words = torch.cat([prefix.words.expand(num_rows, -1, -1), words], dim=1)
         last = last + past
     else:
         cache = prefix.shared(num_rows, model)
-    mask = torch.cat([attention_mask.new_ones(num_rows, past), attention_mask], dim=1)
+        if constant and torch.is_grad_enabled():
+            known = {"inputs_embeds": words[:, :constant].detach(), "attention_mask": mask[:, : past + constant]}
+            with torch.no_grad():
+                model(**known, past_key_values=cache, use_cache=True)
+            words, last = words[:, constant:], last - constant
     outputs = model(inputs_embeds=words, attention_mask=mask, past_key_values=cache, use_cache=cache is not None)
     return outputs.last_hidden_state[torch.arange(num_rows, device=words.device), last]
 

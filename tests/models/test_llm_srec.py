@@ -100,6 +100,18 @@ class TestVectors:
             assert param.requires_grad != frozen, name
             assert frozen or param.grad.abs().sum() > 0, name
 
+    def test_text_that_is_read_without_a_gradient_changes_none(self, folders, prompt, monkeypatch):
+        gradients = []
+        for alone in (True, False):
+            model = make(folders, "llama")
+            if not alone:
+                monkeypatch.setattr(LLMSRecModel, "_constant_tokens", lambda *args: 0)
+            model.encode(query="item", **items(prompt, [7, 7, 0])).pow(2).sum().backward()
+            gradients.append([param.grad for param in model.parameters() if param.grad is not None])
+        assert len(gradients[0]) == len(gradients[1]) > 8
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
     def test_gradient_checkpointing_changes_no_number(self, folders, prompt):
         gradients = []
         for checkpointing in (False, True):
