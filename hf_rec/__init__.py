@@ -16,6 +16,8 @@ _MODULES = {
     "CaserConfig": "hf_rec.models.caser",
     "CaserModel": "hf_rec.models.caser",
     "Catalog": "hf_rec.data.catalog",
+    "ESASRecConfig": "hf_rec.models.esasrec",
+    "ESASRecModel": "hf_rec.models.esasrec",
     "FMLPRecConfig": "hf_rec.models.fmlprec",
     "FMLPRecModel": "hf_rec.models.fmlprec",
     "GRU4RecConfig": "hf_rec.models.gru4rec",
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from hf_rec.hub import load_recommender
     from hf_rec.models.bert4rec import BERT4RecConfig, BERT4RecModel
     from hf_rec.models.caser import CaserConfig, CaserModel
+    from hf_rec.models.esasrec import ESASRecConfig, ESASRecModel
     from hf_rec.models.fmlprec import FMLPRecConfig, FMLPRecModel
     from hf_rec.models.gru4rec import GRU4RecConfig, GRU4RecModel
     from hf_rec.models.llm_srec import LLMSRecModel
@@ -66,6 +69,8 @@ __all__ = [
     "CaserConfig",
     "CaserModel",
     "Catalog",
+    "ESASRecConfig",
+    "ESASRecModel",
     "FMLPRecConfig",
     "FMLPRecModel",
     "GRU4RecConfig",

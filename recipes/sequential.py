@@ -1,5 +1,5 @@
 """
-Train a sequence model (SASRec, GRU4Rec, FMLP-Rec, Caser, BERT4Rec) on item ids and rank the test rows.
+Train a sequence model (SASRec, eSASRec, GRU4Rec, FMLP-Rec, Caser, BERT4Rec) on item ids and rank the test rows.
 
 accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sequential.py \
     --config recipes/configs/sequential/beauty_sasrec.yaml
@@ -27,12 +27,12 @@ from hf_rec.trainers.sequential_trainer import SequentialTrainer
 class SequenceModelArguments:
     """Which model; what is not given has the default of its config class."""
 
-    model_type: str = field(default="sasrec", metadata={"help": "sasrec, gru4rec, fmlprec, caser or bert4rec."})
+    model_type: str = field(default="sasrec", metadata={"help": "sasrec, esasrec, gru4rec, fmlprec, caser or bert4rec."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the item vectors."})
     max_length: int | None = field(default=None, metadata={"help": "Newest events of a history that are read."})
     dropout: float | None = field(default=None, metadata={"help": "Dropout probability."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of SASRec and BERT4Rec."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of SASRec, eSASRec, BERT4Rec."})
     residual: str | None = field(default=None, metadata={"help": "SASRec: 'input' or 'query'."})
 
     def config(self, num_items: int):

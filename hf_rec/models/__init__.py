@@ -6,6 +6,7 @@ Importing this package registers the models with `AutoConfig` and `AutoModel`.
 
 from hf_rec.models.bert4rec import BERT4RecConfig, BERT4RecModel
 from hf_rec.models.caser import CaserConfig, CaserModel
+from hf_rec.models.esasrec import ESASRecConfig, ESASRecModel
 from hf_rec.models.fmlprec import FMLPRecConfig, FMLPRecModel
 from hf_rec.models.gru4rec import GRU4RecConfig, GRU4RecModel
 from hf_rec.models.llm_srec import LLMSRecModel
@@ -19,6 +20,8 @@ __all__ = [
     "BERT4RecModel",
     "CaserConfig",
     "CaserModel",
+    "ESASRecConfig",
+    "ESASRecModel",
     "FMLPRecConfig",
     "FMLPRecModel",
     "GRU4RecConfig",

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel
 from hf_rec.models import (
     BERT4RecConfig,
     CaserConfig,
+    ESASRecConfig,
     FMLPRecConfig,
     GRU4RecConfig,
     SASRecConfig,
@@ -19,6 +20,7 @@ N, L = 20, 8  # items, longest history
 CONFIGS = {
     "sasrec": SASRecConfig(num_items=N, hidden_size=8, max_length=L, num_attention_heads=2),
     "sasrec_query": SASRecConfig(num_items=N, hidden_size=8, max_length=L, residual="query"),
+    "esasrec": ESASRecConfig(num_items=N, hidden_size=8, max_length=L, num_attention_heads=2),
     "gru4rec": GRU4RecConfig(num_items=N, hidden_size=8, max_length=L, recurrent_size=6),
     "fmlprec": FMLPRecConfig(num_items=N, hidden_size=8, max_length=L, num_hidden_layers=2, initializer_range=0.5),
     "caser": CaserConfig(num_items=N, hidden_size=8, max_length=L, num_horizontal=3),
@@ -212,6 +214,35 @@ class TestPublishedSASRec:
         (model(input_ids).last_hidden_state[real] * target).sum().backward()
         found = {key: weight.grad for key, weight in model.named_parameters()}
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class TestESASRec:
+    """Against the block written out for one row of events, with torch's attention."""
+
+    def test_a_block_adds_gated_attention_and_a_gated_feed_forward_layer(self):
+        model = make("esasrec")
+        attention = nn.MultiheadAttention(8, num_heads=2, batch_first=True)
+        items = torch.tensor([3, 7, 1, 19])
+        states = model.item_embedding(items + 1) + model.position_embedding.weight[-4:]
+        for block in model.blocks:
+            attention.in_proj_weight = block.query_key_value.weight
+            attention.in_proj_bias = block.query_key_value.bias
+            attention.out_proj = block.output
+            normed = block.attention_norm(states)
+            future = torch.ones(4, 4, dtype=torch.bool).triu(1)
+            attended = attention(normed, normed, normed, attn_mask=future, need_weights=False)[0]
+            states = states + torch.sigmoid(block.attention_gate(states)) * attended
+            gate, up = block.gate_and_up.weight.chunk(2)
+            normed = block.feed_forward_norm(states)
+            added = block.down((F.silu(normed @ gate.t()) * (normed @ up.t())))
+            states = states + torch.sigmoid(block.feed_forward_gate(states)) * added
+        torch.testing.assert_close(model(items[None]).last_hidden_state[0], states)
+
+    def test_settings_that_make_no_sense_are_refused(self):
+        with pytest.raises(ValueError, match="`num_attention_heads` must divide `hidden_size` = 64, got 5"):
+            ESASRecConfig(num_attention_heads=5)
+        with pytest.raises(ValueError, match="`intermediate_size` must be at least 1, got 0"):
+            ESASRecConfig(intermediate_size=0)
 
 
 @pytest.mark.parametrize(
