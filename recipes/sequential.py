@@ -27,7 +27,7 @@ from hf_rec.trainers.sequential_trainer import SequentialTrainer
 class SequenceModelArguments:
     """Which model; what is not given has the default of its config class."""
 
-    model_type: str = field(default="sasrec", metadata={"help": "sasrec, esasrec, gru4rec, fmlprec, caser or bert4rec."})
+    model_type: str = field(default="sasrec", metadata={"help": "sasrec, esasrec, gru4rec, fmlprec, caser, bert4rec."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the item vectors."})
     max_length: int | None = field(default=None, metadata={"help": "Newest events of a history that are read."})
     dropout: float | None = field(default=None, metadata={"help": "Dropout probability."})

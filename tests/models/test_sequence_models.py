@@ -234,7 +234,7 @@ class TestESASRec:
             states = states + torch.sigmoid(block.attention_gate(states)) * attended
             gate, up = block.gate_and_up.weight.chunk(2)
             normed = block.feed_forward_norm(states)
-            added = block.down((F.silu(normed @ gate.t()) * (normed @ up.t())))
+            added = block.down(F.silu(normed @ gate.t()) * (normed @ up.t()))
             states = states + torch.sigmoid(block.feed_forward_gate(states)) * added
         torch.testing.assert_close(model(items[None]).last_hidden_state[0], states)
 
