@@ -3,7 +3,7 @@ eSASRec: SASRec's training objective with LiGR Transformer blocks (https://huggi
 
 A LiGR block (https://huggingface.co/papers/2502.03417) normalises its input, gates what attention and a SwiGLU
 feed-forward layer add to the stream by a sigmoid of the un-normalised stream, and leaves the stream itself untouched.
-Unlike in the published SASRec, attention does not see the padding, item vectors are not scaled, and no norm comes last.
+Unlike in the published SASRec, attention does not see padding, item vectors are not scaled, and no norm comes last.
 
 Shapes: B rows · S positions of a row · T real positions of the batch · d hidden size · h heads.
 """
