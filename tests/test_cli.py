@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from hf_rec import Catalog, ItemTrie, cli, demo
+from hf_rec import Catalog, ItemTrie, cli
 from hf_rec.data.prepare import SPLIT_RULES, prepare, source_loaders
+from hf_rec.demo import run as demo_run
 from hf_rec.generation.controls import LastItemRecommender, PopularityRecommender
 from hf_rec.hub import save_control, save_recommender
 
@@ -233,11 +234,11 @@ def test_the_demo_refuses_a_folder_that_it_did_not_write(tmp_path, capsys):
 
 
 def test_the_demo_overwrites_its_own_folder(tmp_path):
-    out = demo._claim_folder(tmp_path / "demo", seed=0, quick=True)
+    out = demo_run._claim_folder(tmp_path / "demo", seed=0, quick=True)
     (out / "msl").mkdir()
     (out / "msl" / "model.safetensors").touch()
-    assert demo._claim_folder(out, seed=1, quick=True) == out
-    assert [path.name for path in out.iterdir()] == [demo.MARKER]
+    assert demo_run._claim_folder(out, seed=1, quick=True) == out
+    assert [path.name for path in out.iterdir()] == [demo_run.MARKER]
 
 
 @pytest.mark.slow
@@ -245,7 +246,15 @@ def test_the_demo_runs_from_data_to_report(tmp_path, capsys):
     out = tmp_path / "demo"
     assert run("demo", "--quick", "--out", out) == 0
     page = (out / "report.md").read_text()
-    for name in ("popularity", "recent popularity", "last-item neighbour", "plain SFT", "MSL"):
+    for name in (
+        "popularity",
+        "recent popularity",
+        "last-item neighbour",
+        "SASRec CE",
+        "SASRec SCE",
+        "plain SFT",
+        "MSL",
+    ):
         assert name in page
     for figure in ("methods", "loss", "temperature", "invalid_gradient_share", "ndcg"):
         assert (out / "figures" / f"{figure}.png").stat().st_size > 1000

@@ -1,0 +1,160 @@
+"""
+Generate a log, train four models, measure them on the same test rows, write the report.
+
+Plain SFT (`loss_type="lml"`) and MSL with adaptive temperature start from the same weights, see the same rows in the
+same number of steps, and are selected on validation by the mean -log P of the target. SASRec, which reads no titles,
+is trained with a softmax over all items and with scaled cross-entropy, and selected by NDCG@10. All are measured
+beside popularity and the last-item neighbour.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_rec.arguments import select_rows
+from hf_rec.cost import measured_cost
+from hf_rec.demo.tables import metric, results_table, show_users
+from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, Size, train_model
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from rich.console import Console
+
+    from hf_rec.data.catalog import Catalog
+    from hf_rec.generation.recommend import Recommender
+
+MARKER = "hf_rec_demo.json"  # says that a folder is ours to overwrite
+ASK_FOR = '"Letters from Lisbon" "Star Harbour 2: The Long Tide" "Star Harbour 3: Salt Moon"'
+CONTROL_NAMES = {
+    "popularity": "popularity",
+    "recent": "recent popularity",
+    "last-item": "last-item neighbour",
+}
+NAMES = CONTROL_NAMES | {folder: method["name"] for folder, method in (SEQUENCE_MODELS | LANGUAGE_MODELS).items()}
+
+
+def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: bool = False) -> dict[str, float]:
+    """
+    Run the demo. A folder that an earlier demo wrote is overwritten; any other that is not empty is refused.
+
+    Args:
+        out_dir (`str`, *optional*, defaults to `"runs/demo"`): Folder of everything: `data`, one folder a method with
+            its measure in `test` below it, and `report.md` with its figures.
+        seed (`int`, *optional*, defaults to `0`): Seed of data, weights, dropout and the order of rows.
+        quick (`bool`, *optional*, defaults to `False`): Very little of everything: a check that all of it runs.
+
+    Returns:
+        `dict[str, float]`: NDCG@10 on test of each method, by its name in the table.
+    """
+    import torch
+    from datasets import disable_progress_bars
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from hf_rec.report import write_report
+
+    torch.set_num_threads(1)  # at this size more threads cost more than they bring, and would change the last digits
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    console, size = Console(), QUICK if quick else FULL
+    out = _claim_folder(Path(out_dir), seed, quick)
+
+    console.rule("1. Data")
+    catalog, splits = _make_data(out / "data", size, seed, console)
+    test = select_rows(splits["test"], size.test_rows)
+
+    console.rule("2. Two sequence models and two language models")
+    trained = _make_controls(catalog, splits["train"], seed)
+    for folder in (*SEQUENCE_MODELS, *LANGUAGE_MODELS):
+        trained[folder] = train_model(out / folder, catalog, splits, size, seed)
+
+    console.rule("3. The same test rows for all")
+    results = _measure(out, trained, test, splits["train"], console)
+    console.print(results_table(results))
+
+    console.rule("4. Three users")
+    shown = {NAMES[folder]: trained[folder][0] for folder in ("sasrec-ce", *LANGUAGE_MODELS)}
+    show_users(console, catalog, shown, test)
+
+    console.rule("5. Report")
+    page = write_report([out / name for name in results], out, baseline=NAMES["sft"], title="The demo")
+    console.print(f"Tables, paired tests and figures: {page}")
+    console.print("Ask the model yourself, and turn the order around:", soft_wrap=True)
+    console.print(f"  hf-rec recommend --model {out / 'msl'} --history {ASK_FOR}", soft_wrap=True, highlight=False)
+    return {result["name"]: metric(result, "ndcg@10")["mean"] for result in results.values()}
+
+
+def _claim_folder(out: Path, seed: int, quick: bool) -> Path:
+    """An empty folder: new, or that of an earlier demo with everything in it removed."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / MARKER).is_file():
+            raise FileExistsError(f"`--out` {str(out)!r} exists and no demo wrote it. Choose another folder.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text(json.dumps({"seed": seed, "quick": quick}) + "\n", encoding="utf-8")
+    return out
+
+
+def _make_data(folder: Path, size: Size, seed: int, console: "Console") -> tuple["Catalog", "DatasetDict"]:
+    from hf_rec.data.prepare import load_prepared, prepare
+
+    card = prepare("demo", folder, num_users=size.num_users, seed=seed)
+    catalog, splits, _ = load_prepared(folder)
+    counts = card["catalog"]
+    console.print(
+        f"{counts['items']} films, {counts['duplicate_titles']} of them share a title with another, "
+        f"{counts['html_escaped_titles']} titles were HTML-escaped, {counts['empty_titles']} is empty.\n"
+        f"{card['interactions']['interactions']:,} events of {card['interactions']['users']:,} users. The last "
+        "film of a user is for the test, the one before for validation.",
+        highlight=False,
+    )
+    return catalog, splits
+
+
+def _make_controls(catalog: "Catalog", train: "Dataset", seed: int) -> dict[str, tuple["Recommender", dict[str, Any]]]:
+    """Folder -> recommender and what it took."""
+    from hf_rec.data.sequences import distinct_labels
+    from hf_rec.generation.controls import LastItemRecommender, PopularityRecommender
+
+    makers = {
+        "popularity": lambda: PopularityRecommender(catalog, train),
+        "recent": lambda: PopularityRecommender(catalog, train, window=max(len(train) // 10, 1)),
+        "last-item": lambda: LastItemRecommender(catalog, train),
+    }
+    made = {}
+    for folder, make in makers.items():
+        with measured_cost(training_rows=len(train), distinct_labels=distinct_labels(train), seed=seed) as cost:
+            control = make()
+        made[folder] = control, cost
+    return made
+
+
+def _measure(
+    out: Path, trained: dict, test: "Dataset", train: "Dataset", console: "Console"
+) -> dict[str, dict[str, Any]]:
+    """Folder -> what was measured; every recommender on the same rows, with popularity first."""
+    from hf_rec.data.sequences import seen_items
+    from hf_rec.evaluation import evaluate_recommender
+    from hf_rec.hub import save_control
+
+    for folder in CONTROL_NAMES:
+        save_control(out / folder, trained[folder][0])
+    results = {}
+    for folder, (recommender, cost) in trained.items():
+        console.print(NAMES[folder])
+        results[folder] = evaluate_recommender(
+            recommender,
+            test,
+            out / folder / "test",
+            split="test",
+            split_rule="loo",
+            seen="mask",
+            name=NAMES[folder],
+            warm_items=seen_items(train),
+            cost=cost,
+        )
+    return results
