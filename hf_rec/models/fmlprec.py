@@ -50,6 +50,11 @@ class FMLPRecFilter(nn.Module):
         frequencies = torch.fft.rfft(states.float(), dim=1, norm="ortho") * torch.view_as_complex(self.weight.float())
         return torch.fft.irfft(frequencies, n=states.shape[1], dim=1, norm="ortho").to(states.dtype)
 
+    def last(self, states: Tensor) -> Tensor:
+        """`forward(states)[:, -1:]`, as the convolution at one position in place of two Fourier transforms."""
+        kernel = torch.fft.irfft(torch.view_as_complex(self.weight.float()), n=states.shape[1], dim=0)
+        return (states.float() * kernel.flip(0)).sum(dim=1, keepdim=True).to(states.dtype)
+
 
 class FMLPRecBlock(nn.Module):
     def __init__(self, config: FMLPRecConfig):
@@ -63,9 +68,8 @@ class FMLPRecBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, states: Tensor, last_only: bool) -> Tensor:
-        filtered = self.filter(states)
-        if last_only:
-            filtered, states = filtered[:, -1:], states[:, -1:]
+        filtered = self.filter.last(states) if last_only else self.filter(states)
+        states = states[:, -1:] if last_only else states
         states = self.filter_norm(self.dropout(filtered) + states)
         return self.feed_forward_norm(self.dropout(self.outer(F.gelu(self.inner(states)))) + states)
 

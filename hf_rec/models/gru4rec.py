@@ -8,7 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
@@ -64,17 +64,16 @@ class GRU4RecModel(SequencePreTrainedModel):
             [`SequenceModelOutput`]
         """
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
-        if not len(batch.cells):
-            states = self.item_embedding.weight.new_zeros((0, self.config.hidden_size))
-            return SequenceModelOutput(user_vector=batch.last(states), last_hidden_state=batch.pad(states))
         states = self.embedding_dropout(self.item_embedding(input_ids.flatten()[batch.cells] + 1))
-        place = batch.lengths[batch.rows] - 1 - batch.age
-        padded = states.new_zeros((*batch.shape, states.shape[-1])).index_put((batch.rows, place), states)
-        # A row without events takes part with one step of zeros, which nothing reads
-        lengths = batch.lengths.clamp(min=1).cpu()
-        packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
-        recurrent, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
-        states = self.dense(recurrent[batch.rows, place])
+        if len(states):
+            # Straight to packed form and back by one gather each: torch's own way copies a step at a time, and its
+            # backward pass fills a padded tensor for every step
+            place, batch_sizes = batch.packed_order()
+            packed = PackedSequence(torch.empty_like(states).index_copy(0, place, states), batch_sizes)
+            states = self.gru(packed)[0].data.index_select(0, place)
+        else:
+            states = states.new_zeros((0, self.gru.hidden_size))
+        states = self.dense(states)
         return SequenceModelOutput(user_vector=batch.last(states), last_hidden_state=batch.pad(states))
 
     @torch.no_grad()

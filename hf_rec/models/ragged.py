@@ -51,6 +51,22 @@ class RaggedBatch:
         filled = self._sorted_lengths > 0
         return values.index_copy_(0, self._order[filled], flat[self._ends[filled] - 1])
 
+    def packed_order(self) -> tuple[Tensor, Tensor]:
+        """
+        Order of a [`~torch.nn.utils.rnn.PackedSequence`]: the oldest events of all rows, longest row first, then the
+        second oldest, and so on.
+
+        Returns:
+            `tuple`: Place of each real position in that order, `(T,)`, and the number of rows that have a first,
+            second, ... event, on the CPU as torch wants it.
+        """
+        step = self.lengths[self.rows] - 1 - self.age
+        rank = torch.empty_like(self._order)
+        rank[self._order.flip(0)] = torch.arange(len(rank), device=rank.device)
+        sizes = torch.bincount(step)
+        starts = sizes.cumsum(dim=0) - sizes
+        return starts[step] + rank[self.rows], sizes.cpu()
+
     def attention(self, causal: bool, padded_length: int | None = None) -> "RaggedAttention":
         """
         Attention within the rows.

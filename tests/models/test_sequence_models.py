@@ -141,10 +141,31 @@ class TestCausality:
         assert not torch.allclose(filtered(states)[:, 0], filtered(changed)[:, 0])
         assert not model.causal and model(torch.tensor([[1, 2]])).last_hidden_state is None
 
+    @pytest.mark.parametrize("length", [7, 8])
+    def test_a_filter_at_the_last_position_is_that_of_the_whole_row(self, length):
+        config = FMLPRecConfig(num_items=N, hidden_size=8, max_length=length, initializer_range=0.5)
+        filtered = AutoModel.from_config(config).blocks[0].filter
+        states = torch.randn(3, length, 8)
+        torch.testing.assert_close(filtered.last(states), filtered(states)[:, -1:])
+
     def test_a_bidirectional_encoder_sees_what_comes_after(self):
         model = make("bert4rec")
         first, second = torch.tensor([[3, 7, 1]]), torch.tensor([[3, 7, 2]])
         assert not torch.allclose(model(first).last_hidden_state[:, 0], model(second).last_hidden_state[:, 0])
+
+
+class TestGRU4Rec:
+    @pytest.mark.parametrize("layers", [1, 2])
+    def test_rows_in_packed_form_are_the_padded_rows_one_after_the_other(self, layers):
+        torch.manual_seed(0)
+        model = AutoModel.from_config(
+            GRU4RecConfig(num_items=N, hidden_size=8, max_length=L, num_hidden_layers=layers)
+        )
+        model.eval()
+        states = model(pad([*HISTORIES, []], side="right")).last_hidden_state
+        for found, history in zip(states, HISTORIES, strict=False):
+            expected = model.dense(model.gru(model.item_embedding(torch.tensor([history]) + 1))[0])[0]
+            torch.testing.assert_close(found[: len(history)], expected)
 
 
 class TestBERT4Rec:
