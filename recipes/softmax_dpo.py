@@ -3,10 +3,14 @@ Rank the next item above drawn ones, relative to the model it starts from: S-DPO
 
 accelerate launch --config_file accelerate_configs/cpu.yaml recipes/softmax_dpo.py \
     --config recipes/configs/softmax_dpo/books_tiny.yaml
+
+A run that was cut off goes on from its last checkpoint with `--resume_from_checkpoint last`.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer
@@ -53,8 +57,12 @@ def main(
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint == "last":
+        folder = Path(training_args.output_dir)
+        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     with measured_cost(training_rows=len(train), distinct_labels=len(train), seed=training_args.seed) as cost:
-        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     write_cost(training_args.output_dir, cost)

@@ -86,6 +86,9 @@ class SoftmaxDPOConfig(RecommenderConfig, DPOConfig):
                 f"`router_aux_loss_coef` must be 0 or None, got {self.router_aux_loss_coef}: this trainer adds no "
                 "load-balancing loss."
             )
+        # Trainer takes a larger value for better unless the name ends in "loss"
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith("loss_warm"):
+            self.greater_is_better = False
         super().__post_init__()
         for name, choices in {
             "scoring": ("valid", "full_vocab"),

@@ -312,19 +312,20 @@ class SoftmaxDPOTrainer(RecommenderTrainer, DPOTrainer):
         absent = inputs[ANSWER_LENGTHS][:, 1:] == 0
         chosen = log_probs[:, 0] - ref_chosen
         rejected = (log_probs[:, 1:] - ref_rejected).masked_fill(absent, -torch.inf)
-        loss = softmax_dpo_loss(chosen, rejected, self.beta).mean()
+        losses = softmax_dpo_loss(chosen, rejected, self.beta)
         rewards = self.beta * torch.cat([chosen[:, None], rejected], dim=1).detach()
         self._note(mode, reward_metrics(rewards, log_probs.detach()))
         if mode == "eval":
-            self._note_likelihood(-log_probs[:, 0], PackedAnswers.from_batch(inputs))
-        return (loss, rewards) if return_outputs else loss
+            self._note_targets(losses.detach(), -log_probs[:, 0], PackedAnswers.from_batch(inputs))
+        return (losses.mean(), rewards) if return_outputs else losses.mean()
 
-    def _note_likelihood(self, nll: Tensor, batch: PackedAnswers) -> None:
-        """Mean `-log P` of the chosen answers, and of those among them that occur in training."""
-        warm = torch.zeros_like(nll, dtype=torch.bool)
+    def _note_targets(self, losses: Tensor, nll: Tensor, batch: PackedAnswers) -> None:
+        """Mean `-log P` of the chosen answers; this and the loss of those among them that occur in training."""
+        noted = {"nll": nll}
         if self._warm is not None and batch.trie_nodes is not None:
             warm = self._warm.to(nll.device)[batch.chosen_leaves(self.csr)]
-        self._note("eval", {"nll": nll, "nll_warm": torch.where(warm, nll, torch.nan)})
+            noted |= {"nll_warm": nll.masked_fill(~warm, torch.nan), "loss_warm": losses.masked_fill(~warm, torch.nan)}
+        self._note("eval", noted)
 
     def _note(self, mode: str, metrics: dict[str, Tensor]) -> None:
         """Keep values of rows, `(B,)` each, of all processes for the next log, which writes their means."""
