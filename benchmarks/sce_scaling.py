@@ -1,7 +1,7 @@
 """
 How a step of SASRec with scaled cross-entropy grows with the catalog: 10,000 to 1,000,000 items.
 
-python benchmarks/sce_scaling.py [--items 10000 100000 1000000 --batch_size 512 --num_negatives 500 --threads 1]
+python benchmarks/sce_scaling.py [--items 10000 100000 1000000 --num_negatives 500 --num_negative_sets 1 --threads 1]
 
 A step is forward, backward and optimizer; shared negatives, so that it touches the rows of its histories, targets and
 negatives alone.
@@ -50,7 +50,13 @@ def measure(num_items: int, optimizer_name: str, args: argparse.Namespace) -> di
     torch.manual_seed(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = SASRecModel(SASRecConfig(num_items=num_items, hidden_size=WIDTH, max_length=LENGTH, dropout=0.5)).train()
-    settings = SequentialConfig(".", loss_type="sce", num_negatives=args.num_negatives, use_cpu=True)
+    settings = SequentialConfig(
+        ".",
+        loss_type="sce",
+        num_negatives=args.num_negatives,
+        num_negative_sets=args.num_negative_sets,
+        use_cpu=True,
+    )
     item_loss = ItemLoss(settings, num_items)
     if optimizer_name == "lazy":
         model.set_sparse_item_gradient(True)
@@ -78,6 +84,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--num_negatives", type=int, default=500)
+    parser.add_argument("--num_negative_sets", type=int, default=1)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs=2, metavar=("ITEMS", "OPTIMIZER"), help=argparse.SUPPRESS)

@@ -2,9 +2,9 @@
 A training step of SASRec at the size of Amazon Beauty: scaled cross-entropy against full softmax, ours against the
 published way.
 
-python benchmarks/sce_step.py [--batch_size 256 --num_negatives 500 --steps 10 --threads 1]
+python benchmarks/sce_step.py [--batch_size 256 --num_negatives 500 --num_negative_sets 24 --steps 10 --threads 1]
 
-- ours, SCE: 500 negatives shared by the step, padding dropped;
+- ours, SCE: 500 negatives a position from 24 sets shared by the step, padding dropped;
 - ours, CE: softmax over all items in chunks, padding dropped;
 - published, CE: rows padded to 50, `[B, 50, N]` scores, then the real positions of them;
 - published, SCE: rows padded to 50, negatives of each position gathered as `[B, 50, K, d]`.
@@ -94,7 +94,14 @@ def make_step(method: str, args: argparse.Namespace):
         model = SASRecModel(SASRecConfig(num_items=NUM_ITEMS, hidden_size=WIDTH, max_length=LENGTH, dropout=0.6))
         loss_type = "sce" if "SCE" in method else "ce"
         item_loss = ItemLoss(
-            SequentialConfig(".", loss_type=loss_type, num_negatives=args.num_negatives, use_cpu=True), NUM_ITEMS
+            SequentialConfig(
+                ".",
+                loss_type=loss_type,
+                num_negatives=args.num_negatives,
+                num_negative_sets=args.num_negative_sets,
+                use_cpu=True,
+            ),
+            NUM_ITEMS,
         )
 
         def loss(step):
@@ -153,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--num_negatives", type=int, default=500)
+    parser.add_argument("--num_negative_sets", type=int, default=24)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory_of", choices=METHODS, help=argparse.SUPPRESS)
@@ -168,7 +176,9 @@ def main() -> None:
             subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
         )
     times = step_times(args)
-    print(f"{args.batch_size} rows, {NUM_ITEMS} items, {args.num_negatives} negatives, {args.threads} thread(s)")
+    print(
+        f"{args.batch_size} rows, {NUM_ITEMS} items, {args.num_negatives} negatives, {args.num_negative_sets} sets, {args.threads} thread(s)"
+    )
     print(f"{'step':<16}{'CPU ms':>10}{'added MiB':>12}{'time, times ours SCE':>24}")
     for method, seconds in times.items():
         print(f"{method:<16}{1000 * seconds:>10.1f}{memory[method]:>12.0f}{seconds / times[METHODS[0]]:>24.1f}")

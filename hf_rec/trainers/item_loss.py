@@ -86,26 +86,51 @@ class ItemLoss:
         if (bias := model.item_bias(targets)) is not None:
             positive = positive + bias
         if self.args.negatives == "shared":
-            items = self.sampler.shared(step, vectors.device)
-            if self.alpha is not None:
-                return self._shared_softmax(model, vectors, positive, targets, items)
-            negative = model.score_items(vectors, items)
-        else:
-            items = self.sampler.by_position(step, positions, targets, seen)
-            negative = _scores_by_position(model, vectors, items)
+            return self._shared(model, vectors, positive, targets, positions, step)
+        items = self.sampler.by_position(step, positions, targets, seen)
+        negative = _scores_by_position(model, vectors, items)
         if self.args.log_q_correction:
             negative = negative - self.sampler.log_relative_frequency(items)
-        return self.loss(positive, negative.masked_fill(items == targets[:, None], -torch.inf)).sum()
+        return self._sum(positive, negative, targets, items)
 
-    def _shared_softmax(self, model, vectors, positive, targets, items) -> Tensor:
-        """`sce` and `ssm` with shared negatives, without a `(P, K)` matrix."""
-        offset = model.item_bias(items)
-        if self.args.log_q_correction:
-            log_q = self.sampler.log_relative_frequency(items)
-            offset = -log_q if offset is None else offset - log_q
-        return item_softmax.chunked_scaled_cross_entropy(
-            vectors, model.item_vectors(items), positive, (targets, items), offset, self.alpha
+    def _shared(self, model, vectors, positive, targets, positions, step) -> Tensor:
+        """Positions are dealt among the sets of negatives; each set is one matrix product."""
+        num_sets = self.args.num_negative_sets
+        items = self.sampler.shared(step, vectors.device, num_sets)
+        counts = [len(targets)]
+        if num_sets > 1:
+            chosen = self.sampler.set_of(step, positions, num_sets)
+            order = chosen.argsort()
+            vectors, positive, targets = vectors[order], positive[order], targets[order]
+            counts = chosen.bincount(minlength=num_sets).tolist()
+        offset = self._offset(model, items)
+        parts = (
+            vectors.split(counts),
+            positive.split(counts),
+            targets.split(counts),
+            items,
+            model.item_vectors(items),
         )
+        total = self._one_softmax if self.alpha is not None else self._one_set
+        return sum(total(*part) for part in zip(*parts, offset, strict=True))
+
+    def _one_softmax(self, vectors, positive, targets, items, item_vectors, offset) -> Tensor:
+        """`sce` and `ssm`, without a `(P, K)` matrix."""
+        return item_softmax.chunked_scaled_cross_entropy(
+            vectors, item_vectors, positive, (targets, items), offset, self.alpha
+        )
+
+    def _one_set(self, vectors, positive, targets, items, item_vectors, offset) -> Tensor:
+        return self._sum(positive, vectors @ item_vectors.t() + offset, targets, items)
+
+    def _offset(self, model, items: Tensor) -> Tensor:
+        """What is added to the scores of negatives, apart from the dot product."""
+        bias = model.item_bias(items)
+        offset = torch.zeros(items.shape, device=items.device) if bias is None else bias
+        return offset - self.sampler.log_relative_frequency(items) if self.args.log_q_correction else offset
+
+    def _sum(self, positive, negative, targets, items) -> Tensor:
+        return self.loss(positive, negative.masked_fill(items == targets[:, None], -torch.inf)).sum()
 
 
 def _scores_by_position(model: SequencePreTrainedModel, vectors: Tensor, items: Tensor) -> Tensor:

@@ -77,10 +77,14 @@ class NegativeSampler:
             with np.errstate(divide="ignore"):
                 self._log_relative = torch.from_numpy(np.log(share * num_items)).float()
 
-    def shared(self, step: int, device: torch.device) -> Tensor:
-        """One set of negatives for all positions of a step: shape `(K,)`."""
-        places = torch.arange(self.num_negatives, device=device)
+    def shared(self, step: int, device: torch.device, num_sets: int = 1) -> Tensor:
+        """Sets of negatives that the positions of a step share: shape `(num_sets, K)`."""
+        places = torch.arange(num_sets * self.num_negatives, device=device).view(num_sets, -1)
         return self._draw(uniform(self.seed, step, places))
+
+    def set_of(self, step: int, positions: Tensor, num_sets: int) -> Tensor:
+        """Which of the shared sets each position is scored against: shape `(P,)`."""
+        return (uniform(self.seed, step, positions) * num_sets).long()
 
     def by_position(self, step: int, positions: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
         """

@@ -42,8 +42,11 @@ class SequentialConfig(RecommenderConfig):
         nce_c (`float`, *optional*, defaults to `10.0`):
             Log of the partition function of `"nce"`.
         negatives (`str`, *optional*, defaults to `"shared"`):
-            `"shared"`: one set for all positions of a step, scored by one matrix product. `"per_position"`: a set for
+            `"shared"`: a set for many positions of a step, scored by one matrix product. `"per_position"`: a set for
             each, as published. In both, a negative that is the target of its position is left out.
+        num_negative_sets (`int`, *optional*, defaults to `1`):
+            Sets of `"shared"` negatives a step, among which its positions are dealt at random. More sets cost no more
+            scores, but reach more items a step: the gradient of the item table is less noisy.
         negative_pool (`str`, *optional*, defaults to `"all"`):
             Where negatives per position come from: `"all"` items, all but the target (`"non_target"`), or all but
             those of the row (`"unseen"`).
@@ -92,6 +95,7 @@ class SequentialConfig(RecommenderConfig):
     eta: float = field(default=5.0, metadata={"help": "Reach of ce_tight."})
     nce_c: float = field(default=10.0, metadata={"help": "Log of the partition function of nce."})
     negatives: str = field(default="shared", metadata={"help": "'shared' by a step, or 'per_position'."})
+    num_negative_sets: int = field(default=1, metadata={"help": "Sets of shared negatives a step."})
     negative_pool: str = field(default="all", metadata={"help": "'all', 'non_target' or 'unseen'; per position."})
     popularity_power: float = field(default=0.0, metadata={"help": "Draw negatives by count to this power."})
     log_q_correction: bool = field(default=False, metadata={"help": "Correct scores for how often they are drawn."})
@@ -115,6 +119,11 @@ class SequentialConfig(RecommenderConfig):
             )
         if self.num_negatives is not None and self.num_negatives < 1:
             raise ValueError(f"`num_negatives` must be at least 1, got {self.num_negatives}.")
+        if self.num_negative_sets < 1 or (self.num_negative_sets > 1 and self.negatives != "shared"):
+            raise ValueError(
+                f"`num_negative_sets` must be at least 1, and 1 unless `negatives='shared'`, got "
+                f"{self.num_negative_sets}."
+            )
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"`early_stopping_patience` must be at least 1, got {self.early_stopping_patience}.")
         if not self.eta >= 0:

@@ -33,6 +33,20 @@ def test_a_draw_depends_on_seed_and_step_and_leaves_the_global_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_shared_sets_differ_and_the_first_is_the_only_one_of_a_single_set():
+    sampler = NegativeSampler(1000, 50)
+    sets = sampler.shared(3, CPU, num_sets=4)
+    assert sets.shape == (4, 50)
+    assert torch.equal(sets[:1], sampler.shared(3, CPU))
+    assert len({tuple(part.tolist()) for part in sets}) == 4
+
+
+def test_positions_are_dealt_evenly_among_the_sets():
+    chosen = NegativeSampler(1000, 50).set_of(3, torch.arange(8000), num_sets=4)
+    assert all(abs(count - 2000) < 200 for count in chosen.bincount(minlength=4).tolist())
+    assert not torch.equal(chosen, NegativeSampler(1000, 50).set_of(4, torch.arange(8000), num_sets=4))
+
+
 def test_rows_and_positions_have_keys_that_padding_does_not_change():
     input_ids = torch.tensor([[-1, 3, 4], [5, 6, 7]])
     wider = torch.tensor([[-1, -1, 3, 4, -1], [-1, 5, 6, 7, -1]])
@@ -78,7 +92,7 @@ def test_pools_leave_out_what_they_say(pool):
 def test_popular_items_are_drawn_in_proportion_and_corrected_for():
     popularity = np.array([1.0, 0.0, 3.0, 4.0])
     sampler = NegativeSampler(4, 40_000, popularity=popularity)
-    share = torch.bincount(sampler.shared(0, CPU), minlength=4) / 40_000
+    share = torch.bincount(sampler.shared(0, CPU)[0], minlength=4) / 40_000
     torch.testing.assert_close(share, torch.tensor(popularity / 8, dtype=torch.float32), atol=0.01, rtol=0)
     log_q = sampler.log_relative_frequency(torch.tensor([0, 2, 3]))
     torch.testing.assert_close(log_q.exp(), torch.tensor([1 / 2, 3 / 2, 2.0]))

@@ -112,7 +112,12 @@ class TestTraining:
         assert trainer.evaluate()["eval_ndcg@10"] > before + 0.15
 
     @pytest.mark.parametrize(
-        "settings", [{"negatives": "shared"}, {"negatives": "per_position", "negative_pool": "unseen"}]
+        "settings",
+        [
+            {"negatives": "shared"},
+            {"negatives": "shared", "num_negative_sets": 3},
+            {"negatives": "per_position", "negative_pool": "unseen"},
+        ],
     )
     def test_the_loss_is_that_of_the_labelled_positions(self, make_trainer, settings):
         trainer = make_trainer(loss_type="sce", alpha=3.0, **settings)
@@ -125,7 +130,9 @@ class TestTraining:
         for row, position in (batch["labels"] >= 0).nonzero().tolist():
             target = batch["labels"][row, position]
             if settings["negatives"] == "shared":
-                negatives = sampler.shared(0, torch.device("cpu"))
+                num_sets = settings.get("num_negative_sets", 1)
+                sets = sampler.shared(0, torch.device("cpu"), num_sets)
+                negatives = sets[sampler.set_of(0, keys[row, position][None], num_sets).item()]
             else:
                 seen = torch.cat([batch["input_ids"][row], batch["labels"][row, -1:]])[None]
                 negatives = sampler.by_position(0, keys[row, position][None], target[None], seen)[0]
@@ -155,7 +162,9 @@ class TestTraining:
         )
         before = trainer.model.item_embedding.weight.detach().clone()
         negatives = {
-            item for step in range(2) for item in trainer.item_loss.sampler.shared(step, torch.device("cpu")).tolist()
+            item
+            for step in range(2)
+            for item in trainer.item_loss.sampler.shared(step, torch.device("cpu"))[0].tolist()
         }
         trainer.train()
         changed = (trainer.model.item_embedding.weight != before).any(dim=1).nonzero().squeeze(1) - 1
@@ -169,10 +178,12 @@ class TestInvariance:
         [
             {"loss_type": "ce"},
             {"loss_type": "sce"},
+            {"loss_type": "sce", "num_negative_sets": 3},
+            {"loss_type": "bce", "num_negative_sets": 2},
             {"loss_type": "bce", "negatives": "per_position", "negative_pool": "unseen"},
             {"loss_type": "ce", "samples": "prefixes"},
         ],
-        ids=lambda settings: "-".join(settings.values()),
+        ids=lambda settings: "-".join(map(str, settings.values())),
     )
     def test_accumulation_takes_the_steps_of_the_whole_batch(self, make_trainer, settings):
         results = []
@@ -383,6 +394,8 @@ class TestBadInput:
             ({"alpha": 0.0}, "`alpha` must be greater than 0, got 0.0"),
             ({"alpha": -1.0}, "`alpha` must be greater than 0"),
             ({"num_negatives": 0}, "`num_negatives` must be at least 1"),
+            ({"num_negative_sets": 0}, "`num_negative_sets` must be at least 1"),
+            ({"num_negative_sets": 2, "negatives": "per_position"}, "`num_negative_sets` must be .* 1 unless"),
             ({"eta": -1.0}, "`eta` must be at least 0"),
             ({"mask_ratio": 1.5}, "`mask_ratio` must be between 0 and 1"),
             ({"early_stopping_patience": 0}, "`early_stopping_patience` must be at least 1"),
