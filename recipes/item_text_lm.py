@@ -6,11 +6,14 @@ python recipes/new_lm.py --config recipes/configs/new_lm/ml-100k.yaml
 accelerate launch --config_file accelerate_configs/cpu.yaml recipes/item_text_lm.py \
     --config recipes/configs/item_text_lm/ml-100k.yaml
 
-One item in twenty is held out; its loss selects the weights.
+Items stand end to end in rows that fill the model's positions, in orders drawn at random: the model learns every
+position that a prompt will use, and nothing about which item follows which. One item in twenty is held out; the loss
+of these selects the weights. A run that was cut off goes on with `--resume_from_checkpoint last`.
 """
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -23,7 +26,7 @@ from transformers import (
 from trl import ModelConfig
 
 from hf_rec import Catalog
-from hf_rec.arguments import parse_arguments
+from hf_rec.arguments import checkpoint_to_resume, parse_arguments
 from hf_rec.data.text_encoder import PlainTextEncoder
 from hf_rec.data.user_prompts import attribute_text
 
@@ -35,6 +38,21 @@ class TextArguments:
     data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`; its catalog is used."})
     item_attributes: list[str] | None = field(default=None, metadata={"help": "Attributes that follow the title."})
     max_item_tokens: int = field(default=64, metadata={"help": "Most tokens of an item."})
+    num_orders: int = field(default=20, metadata={"help": "Random orders of the items; each is a pass over them."})
+
+
+def packed(items: list[list[int]], start: list[int], length: int, num_orders: int, seed: int) -> Dataset:
+    """Items end to end in rows of at most `length` tokens, once for each order."""
+    rows = []
+    for order in range(num_orders):
+        row = start
+        for place in np.random.default_rng((seed, order)).permutation(len(items)):
+            if len(row) + len(items[place]) > length:
+                rows.append(row)
+                row = start
+            row = row + items[place]
+        rows.append(row)
+    return Dataset.from_dict({"input_ids": rows})
 
 
 def main(text_args: TextArguments, training_args: TrainingArguments, model_args: ModelConfig) -> None:
@@ -44,22 +62,28 @@ def main(text_args: TextArguments, training_args: TrainingArguments, model_args:
     names = text_args.item_attributes or []
     texts = [f" {catalog.text(row)}{attribute_text(catalog.attributes[row], names)}\n" for row in range(len(catalog))]
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    encoded = PlainTextEncoder(tokenizer).encode_batch(texts)
-    items = Dataset.from_dict({"input_ids": [start + ids[: text_args.max_item_tokens] for ids in encoded]})
-    held_out = set(range(0, len(items), 20))
+    encoded = [ids[: text_args.max_item_tokens] for ids in PlainTextEncoder(tokenizer).encode_batch(texts)]
 
     # 2. Train, keep the best
     set_seed(training_args.seed)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, dtype=model_args.dtype)
+    length = model.config.max_position_embeddings
+    if len(start) + text_args.max_item_tokens > length:
+        raise ValueError(
+            f"`max_item_tokens` is {text_args.max_item_tokens}, but the model has {length} positions. Lower it."
+        )
+    training = [item for row, item in enumerate(encoded) if row % 20]
     trainer = Trainer(
-        model=AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, dtype=model_args.dtype),
+        model=model,
         args=training_args,
-        train_dataset=items.select([row for row in range(len(items)) if row not in held_out]),
-        eval_dataset=items.select(sorted(held_out)),
+        train_dataset=packed(training, start, length, text_args.num_orders, training_args.seed),
+        eval_dataset=packed(encoded[::20], start, length, 1, training_args.seed),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     print(f"{training_args.output_dir}: {trainer.model.num_parameters():,} parameters, {trainer.evaluate()}")

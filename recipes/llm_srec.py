@@ -5,17 +5,20 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/llm_srec.py 
     --config recipes/configs/llm_srec/ml-100k_tiny.yaml
 
 The sequence model is trained first, into `<output_dir>/sequence_model`, unless `sequence_model` names a folder. Both
-frozen models are referred to, not copied: keep them where they are.
+frozen models are referred to, not copied: keep them where they are. A run that was cut off goes on from its last
+checkpoint, in whichever of the two trainings that is, with `--resume_from_checkpoint last`.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from accelerate import PartialState
 from transformers import set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import LLMSRecConfig, LLMSRecTrainer, SASRecConfig, SASRecModel, SequentialConfig, SequentialTrainer
-from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, checkpoint_to_resume, parse_arguments, select_rows
 from hf_rec.cost import measured_cost, write_cost
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
@@ -44,8 +47,11 @@ class TeacherArguments:
 
 
 def train_teacher(args: TeacherArguments, training_args: LLMSRecConfig, catalog, train, validation) -> str:
-    """Train a SASRec, selected on validation, and return its folder."""
+    """Train a SASRec, selected on validation, and return its folder; one that a resumed run has trained is kept."""
     folder = f"{training_args.output_dir}/sequence_model"
+    resume = training_args.resume_from_checkpoint
+    if resume and (Path(folder) / TRAINER_STATE_NAME).is_file():
+        return folder
     steps = -(-len(train) // (args.sequence_batch_size * PartialState().num_processes)) * args.sequence_eval_epochs
     sampled = args.sequence_loss_type != "ce"
     config = SequentialConfig(
@@ -80,8 +86,9 @@ def train_teacher(args: TeacherArguments, training_args: LLMSRecConfig, catalog,
         )
     )
     trainer = SequentialTrainer(model, config, train_dataset=train, eval_dataset=validation, catalog=catalog)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(resume and "last", folder))
     trainer.save_model()
+    trainer.save_state()
     trainer.accelerator.wait_for_everyone()
     return folder
 
@@ -122,7 +129,8 @@ def main(
         distinct_labels=distinct_labels(train, training_args.supervise),
         seed=training_args.seed,
     ) as cost:
-        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     write_cost(training_args.output_dir, cost)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_rec.arguments import DataArguments, check_config, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, check_config, checkpoint_to_resume, parse_arguments, select_rows
 
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +136,18 @@ class TestStrictParsing:
             parse_arguments(dataclasses_of(ROOT / "recipes" / "msl.py"), ["--config", write(tmp_path, text)])
 
 
+class TestResuming:
+    def test_last_is_the_newest_checkpoint_if_there_is_one(self, tmp_path):
+        assert checkpoint_to_resume("last", str(tmp_path / "new")) is None
+        for step in (9, 10):
+            (tmp_path / f"checkpoint-{step}").mkdir()
+        assert checkpoint_to_resume("last", str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+    def test_anything_else_is_taken_as_it_is(self, tmp_path):
+        assert checkpoint_to_resume(None, str(tmp_path)) is None
+        assert checkpoint_to_resume("runs/a", str(tmp_path)) == "runs/a"
+
+
 class TestDataArguments:
     def test_a_limit_below_one_is_named(self):
         with pytest.raises(ValueError, match="`max_eval_samples` must be at least 1, got 0"):
@@ -243,6 +255,11 @@ def test_the_llm_srec_recipe_trains_teacher_and_student(workplace):
     run_here("llm_srec", *words, *teacher, *short)
     assert (out / "sequence_model" / "model.safetensors").is_file()
     assert read(out / "test" / "metrics.json")["rows"] == 8
+    weights = (out / "sequence_model" / "model.safetensors").stat().st_mtime_ns
+    student = (out / "model.safetensors").read_bytes()
+    run_here("llm_srec", *words, *teacher, *short, "--resume_from_checkpoint", "last", "--do_predict", "false")
+    assert (out / "sequence_model" / "model.safetensors").stat().st_mtime_ns == weights
+    assert (out / "model.safetensors").read_bytes() == student
 
 
 @pytest.mark.slow
