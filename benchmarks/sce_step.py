@@ -177,7 +177,8 @@ def main() -> None:
         )
     times = step_times(args)
     print(
-        f"{args.batch_size} rows, {NUM_ITEMS} items, {args.num_negatives} negatives, {args.num_negative_sets} sets, {args.threads} thread(s)"
+        f"{args.batch_size} rows, {NUM_ITEMS} items, {args.num_negatives} negatives, {args.num_negative_sets} sets, "
+        f"{args.threads} thread(s)"
     )
     print(f"{'step':<16}{'CPU ms':>10}{'added MiB':>12}{'time, times ours SCE':>24}")
     for method, seconds in times.items():
