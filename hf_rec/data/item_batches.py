@@ -117,7 +117,7 @@ class TrainingBatches:
 
     Attributes:
         num_labels (`int`): Labels of the split.
-        num_dropped_events (`int`): Events older than the newest that fit, over all rows.
+        num_dropped_events (`int`): Events older than the newest that fit, summed over the samples.
         num_dropped_rows (`int`): Rows without a label: a single event and nothing to predict it from.
     """
 
@@ -139,7 +139,7 @@ class TrainingBatches:
             self.label_starts = self.ends - 1
             self.num_labels = len(self.ends)
             self.num_dropped_rows = int((counts == 0).sum())
-            self.num_dropped_events = int((np.repeat(rows.starts, counts) < self.starts).sum())
+            self.num_dropped_events = int((self.starts - np.repeat(rows.starts, counts)).sum())
             return
         label_starts = np.maximum(label_starts, starts + (layout != "masked"))
         kept = label_starts < rows.ends

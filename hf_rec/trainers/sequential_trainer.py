@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModel, EarlyStoppingCallback
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 from transformers.utils import logging
 
 from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS, SEEN, TARGET
@@ -26,6 +26,14 @@ from hf_rec.trainers.sequential_config import SequentialConfig
 
 
 logger = logging.get_logger(__name__)
+
+
+class StopEarly(EarlyStoppingCallback):
+    """Early stopping that a run which has stopped, and is started again from its last checkpoint, still obeys."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 class SequentialTrainer(RecommenderTrainer):
@@ -84,7 +92,8 @@ class SequentialTrainer(RecommenderTrainer):
         self._user_metrics = compute_metrics
         self._micro_batch = 0
         if args.early_stopping_patience is not None:
-            callbacks = [*(callbacks or []), EarlyStoppingCallback(args.early_stopping_patience)]
+            callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
+            args.restore_callback_states_from_checkpoint = True  # or a resumed run would begin to count anew
         super().__init__(
             model=model,
             args=args,
@@ -121,10 +130,13 @@ class SequentialTrainer(RecommenderTrainer):
         if not len(batches):
             raise ValueError("`train_dataset` has no label: every row is a single event, which nothing precedes.")
         logger.info(
-            f"{batches.num_labels} labels in {len(batches)} samples; {batches.num_dropped_events} events beyond "
-            "the newest "
-            f"{batches.max_length} of their row are not read; {batches.num_dropped_rows} rows have no label."
+            f"{batches.num_labels} labels in {len(batches)} samples; {batches.num_dropped_rows} rows have no label."
         )
+        if batches.num_dropped_events:
+            logger.warning(
+                f"{batches.num_dropped_events} events of the {len(batches)} training samples are not read: the model "
+                f"reads the newest {batches.max_length} of each (`max_length`)."
+            )
         return batches, rows.item_counts(self._train_collator.num_items)
 
     def _evaluation_batches(self, dataset):
@@ -199,8 +211,10 @@ class SequentialTrainer(RecommenderTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _last_checkpoint(self) -> str:
-        folder = self.state.best_model_checkpoint
-        return f"The best checkpoint so far is {folder}." if folder else "No checkpoint has been selected yet."
+        if (folder := self.state.best_model_checkpoint) is not None:
+            return f"The best checkpoint so far is {folder}."
+        folder = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+        return f"The last checkpoint is {folder}." if folder else "There is no checkpoint yet."
 
     # Optimizer
 

@@ -52,6 +52,7 @@ def test_prefixes_are_one_sample_a_label(rows):
         LABELS: [[6], [7], [8], [2], [1], [0]],
     }
     assert (len(batches), batches.num_labels, batches.num_dropped_rows) == (6, 6, 1)
+    assert batches.num_dropped_events == 1 + 1 + 2
 
 
 def test_prefixes_and_sequences_have_the_same_labels(rows):

@@ -1,0 +1,33 @@
+"""The time a training run took, those parts of it before an interruption included."""
+
+import time
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_rec.cost import read_cost, write_cost
+
+
+class TrainingClock(TrainerCallback):
+    """
+    Keeps the seconds of training so far beside each checkpoint, for a run that goes on from it.
+
+    Args:
+        checkpoint (`str`, *optional*): Folder that training goes on from.
+
+    Attributes:
+        earlier (`float`): Seconds of training before that checkpoint; 0 where there is none, or it does not say.
+    """
+
+    def __init__(self, checkpoint: str | None = None):
+        self.earlier = float(read_cost(checkpoint).get("seconds", 0.0)) if checkpoint else 0.0
+        self._start = time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start = time.perf_counter()
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        if state.is_world_process_zero and folder.is_dir():
+            write_cost(str(folder), {"seconds": self.earlier + time.perf_counter() - self._start})
