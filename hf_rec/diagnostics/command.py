@@ -23,14 +23,11 @@ def add_diagnose(commands) -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name in tables (default: that of the model folder or of the control)")
     parser.add_argument("--k", type=int, default=10, help="length of the lists (default: %(default)s)")
     parser.add_argument("--seen", choices=("keep", "mask"), default="keep", help="may items of the history be listed")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of shuffled histories and samples (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of shuffled histories (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="rank this many rows, evenly spaced over the split")
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[], metavar="N", help="rank with the newest N events alone"
     )
-    parser.add_argument("--sampled", type=int, metavar="N", help="rank among N random items too, e.g. 99")
     parser.add_argument("--shuffled-model", metavar="DIR", help="the same method trained on data of `hf-rec shuffle`")
     parser.add_argument("--transfer", metavar="DIR", help="prepared data of another domain, for models that read text")
     parser.add_argument("--num-beams", type=int, help="width of the search (default: twice --k)")
@@ -90,7 +87,6 @@ def _diagnose(args: argparse.Namespace) -> None:
         seed=args.seed,
         lengths=args.lengths,
         trained_on_shuffled=args.shuffled_model and _model(args.shuffled_model, catalog, args),
-        sampled=args.sampled,
         other_domain=other,
     )
     print(to_markdown(result))

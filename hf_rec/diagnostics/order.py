@@ -49,14 +49,7 @@ def order_sensitivity(
     shuffled = shuffle_histories(rows, seed)
     before = rank_targets(recommender, rows, settings) if ranked is None else ranked
     after = rank_targets(recommender, shuffled, settings)
-    values = {
-        "overlap": np.array(
-            [
-                len({*one} & {*other}) / max(len(one), len(other), 1)
-                for one, other in zip(before.item_ids, after.item_ids, strict=True)
-            ]
-        )
-    }
+    values = {"overlap": _overlap(before, after)}
     vectors = [user_vectors(recommender, part) for part in (rows, shuffled)]
     if vectors[0] is not None:
         values["cosine"] = _cosine(*vectors)
@@ -82,7 +75,7 @@ def shuffled_training(
 ) -> dict[str, Any]:
     """
     The change in NDCG and hit rate from a model to one that was trained on shuffled histories (`hf-rec shuffle`), on
-    the same rows with their histories in order.
+    the same rows with their histories in order, and the overlap of their lists. Their vectors lie in different spaces.
 
     Args:
         ranked ([`RankedTargets`]): Of the model that was trained on histories in order.
@@ -90,10 +83,11 @@ def shuffled_training(
         rows (`datasets.Dataset`), settings ([`RankSettings`]): As `ranked` was made with.
     """
     after = rank_targets(recommender, rows, settings)
-    return {
+    changes = {
         metric: paired_change(*(part.values(f"{metric}@{settings.k}") for part in (ranked, after)), ranked.users)
         for metric in ("ndcg", "hit_rate")
     }
+    return changes | {"overlap": mean_interval(_overlap(ranked, after), ranked.users)}
 
 
 def user_vectors(recommender: "Recommender", rows: "Dataset") -> np.ndarray | None:
@@ -107,6 +101,12 @@ def user_vectors(recommender: "Recommender", rows: "Dataset") -> np.ndarray | No
     if known and "timestamps" in inspect.signature(method).parameters:
         return method(histories, timestamps=times)
     return method(histories)
+
+
+def _overlap(first: RankedTargets, second: RankedTargets) -> np.ndarray:
+    """Share of items that the two lists of each row have in common, `(R,)`."""
+    lists = zip(first.item_ids, second.item_ids, strict=True)
+    return np.array([len({*one} & {*other}) / max(len(one), len(other), 1) for one, other in lists])
 
 
 def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_rec.columns import USER_ID
 from hf_rec.data.sequences import seen_items
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training
-from hf_rec.diagnostics.other_items import sampled_ranking, transfer
+from hf_rec.diagnostics.other_domain import transfer
 from hf_rec.diagnostics.ranks import RankSettings, rank_targets
 from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
 
@@ -37,7 +37,6 @@ def diagnose(
     seed: int = 0,
     lengths: Sequence[int] = (),
     trained_on_shuffled: "Recommender | None" = None,
-    sampled: int | None = None,
     other_domain: "tuple[Catalog, Dataset, Dataset] | None" = None,
 ) -> dict[str, Any]:
     """
@@ -51,11 +50,10 @@ def diagnose(
         name (`str`): Name of the method.
         split (`str`, *optional*, defaults to `"test"`): Name of the split.
         settings ([`RankSettings`], *optional*): How targets are ranked.
-        seed (`int`, *optional*, defaults to `0`): Seed of shuffled histories and sampled candidates.
+        seed (`int`, *optional*, defaults to `0`): Seed of shuffled histories.
         lengths (`list[int]`, *optional*): Rank with the newest so many events alone, once for each number.
         trained_on_shuffled ([`~hf_rec.generation.recommend.Recommender`], *optional*): The same method, trained on
             shuffled histories.
-        sampled (`int`, *optional*): Rank among this many random items too.
         other_domain (`tuple`, *optional*): Catalog, training rows and rows to rank of another domain, for models that
             read text.
 
@@ -82,8 +80,6 @@ def diagnose(
         result["events_given"] = by_events_given(recommender, rows, lengths, settings)
     if trained_on_shuffled is not None:
         result["trained_on_shuffled"] = shuffled_training(ranked, trained_on_shuffled, rows, settings)
-    if sampled is not None:
-        result["sampled"] = sampled_ranking(recommender, rows, sampled, settings.k, seed)
     if other_domain is not None:
         result["transfer"] = transfer(recommender, *other_domain, settings)
     out = Path(out_dir)
@@ -116,9 +112,10 @@ def to_markdown(result: dict[str, Any]) -> str:
             cosine = f"{part['cosine']['mean']:.3f}" if "cosine" in part else ""
             lines.append(f"| {label} | {_change(part['ndcg'])} | {part['overlap']['mean']:.3f} | {cosine} |")
     if "trained_on_shuffled" in result:
-        change = _change(result["trained_on_shuffled"]["ndcg"])
-        lines += ["", f"| | NDCG@{k} | trained on shuffled histories | change | p |", "|---|---|---|---|---|"]
-        lines.append(f"| all rows | {change} |")
+        part = result["trained_on_shuffled"]
+        lines += ["", f"| | NDCG@{k} | trained on shuffled histories | change | p | overlap@{k} |"]
+        lines += ["|---|---|---|---|---|---|"]
+        lines.append(f"| all rows | {_change(part['ndcg'])} | {part['overlap']['mean']:.3f} |")
     lines += ["", "## History", "", f"| events | rows | NDCG@{k} | hit rate@{k} |", "|---|---|---|---|"]
     for part in result["history_length"]:
         label = f"{part['from']}+" if part["to"] is None else _range(part["from"], part["to"])
@@ -127,13 +124,6 @@ def to_markdown(result: dict[str, Any]) -> str:
         lines.append(f"| newest {part['events']} given | {_metrics(part)} |")
     lines += ["", "## Seen in training", "", f"| | rows | NDCG@{k} | hit rate@{k} |", "|---|---|---|---|"]
     lines += [f"| {label.replace('_', ' ')} | {_metrics(part)} |" for label, part in result["warmth"].items()]
-    if "sampled" in result:
-        names = [name for name in result["sampled"] if "@" in name]
-        lines += ["", f"## Among sampled items ({result['sampled']['protocol']})", "", f"| {' | '.join(names)} |"]
-        lines += [
-            "|" + "---|" * len(names),
-            "| " + " | ".join(_interval(result["sampled"][name]) for name in names) + " |",
-        ]
     if "transfer" in result:
         part = result["transfer"]
         lines += ["", f"## Another domain ({part['items']:,} items, {part['rows']:,} rows)", ""]

@@ -43,8 +43,9 @@ class LLMSRecConfig(RecommenderConfig):
             teacher has not seen. 0 as published.
         supervise (`str`, *optional*, defaults to `"last"`):
             `"last"`: a row is one sample, its target. `"all"`: each event from `supervise_from` on is one, with what
-        came before. max_length (`int`, *optional*, defaults to `1024`), max_history (`int`, *optional*, defaults to
-        `10`), max_item_tokens (`int`, *optional*, defaults to `64`), dates (`bool`, *optional*, defaults to `True`),
+            came before.
+        max_length (`int`, *optional*, defaults to `1024`), max_history (`int`, *optional*, defaults to `10`),
+        max_item_tokens (`int`, *optional*, defaults to `64`), dates (`bool`, *optional*, defaults to `True`),
         item_attributes (`list[str]`, *optional*):
             As in [`~hf_rec.data.user_prompts.RetrievalPrompt`]; used where the trainer is given no `prompt`.
         vector_size (`int`, *optional*, defaults to `128`), head_size (`int`, *optional*, defaults to `2048`):

@@ -12,7 +12,7 @@ from hf_rec.data.prepare import load_prepared, prepare
 from hf_rec.data.prompts import Prompt
 from hf_rec.data.shuffling import shuffle_histories, write_shuffled
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training, user_vectors
-from hf_rec.diagnostics.other_items import moved_to, sampled_ranking, transfer
+from hf_rec.diagnostics.other_domain import moved_to, transfer
 from hf_rec.diagnostics.ranks import RankSettings, paired_change, rank_targets
 from hf_rec.diagnostics.run import diagnose, to_markdown
 from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
@@ -148,6 +148,7 @@ class TestOrder:
             rank_targets(NextNumber(catalog), rows, SETTINGS), BagOfItems(catalog), rows, SETTINGS
         )
         assert found["hit_rate"]["before"] == 1 > found["hit_rate"]["after"]
+        assert 0 < found["overlap"]["mean"] < 1
 
     def test_a_change_from_zero_has_no_relative_value(self):
         assert paired_change(np.zeros(3), np.ones(3), ["a", "b", "c"])["relative_change"] is None
@@ -179,36 +180,7 @@ class TestSlices:
         assert "cold_items" not in by_warmth(ranked, rows, set(range(N)), set(), 5)
 
 
-class TestOtherItems:
-    def test_a_constant_scorer_among_a_hundred_hits_ten_in_ten_percent(self):
-        catalog = Catalog.from_records([{"item_id": row} for row in range(200)])
-
-        class Constant(ExactRecommender):
-            def _score_all_rows(self, histories, timestamps):
-                return np.zeros((len(histories), 200), dtype=np.float32)
-
-        found = sampled_ranking(Constant(catalog), make_rows(), num_negatives=99)
-        assert found["hit_rate@10"]["mean"] == pytest.approx(0.1)
-        assert found["protocol"] == "1+99/seed=0"
-
-    def test_sampled_items_do_not_depend_on_the_target(self, catalog, monkeypatch):
-        seen = []
-
-        class Watched(NextNumber):
-            def score(self, histories, candidates, timestamps=None, batch_size=None):
-                seen.append(candidates)
-                return super().score(histories, candidates, timestamps)
-
-        rows = make_rows(8)
-        for target in (3, 4):
-            sampled_ranking(Watched(catalog), rows.map(lambda row, target=target: {TARGET: target}), num_negatives=9)
-        for first, second, history in zip(*seen, rows[HISTORY], strict=True):
-            assert first[0] == 3 and second[0] == 4
-            assert len({*first}) == 10 and not {*first[1:]} & {*history}
-            assert len({*first[1:]} & {*second[1:]}) >= 8
-        with pytest.raises(ValueError, match="`num_negatives`"):
-            sampled_ranking(NextNumber(catalog), rows, num_negatives=N)
-
+class TestOtherDomain:
     def test_a_language_model_moves_to_another_catalog(self, tiny_catalog, bpe_tokenizer, tiny_lm, catalog):
         prompt = Prompt(bpe_tokenizer, tiny_catalog)
         trie = ItemTrie.build(prompt.encode_items()).csr()
@@ -234,19 +206,18 @@ class TestFiles:
             settings=SETTINGS,
             lengths=[1],
             trained_on_shuffled=BagOfItems(catalog),
-            sampled=9,
         )
         assert json.loads((tmp_path / "diagnostics.json").read_text()) == json.loads(json.dumps(found))
         text = (tmp_path / "diagnostics.md").read_text()
         assert text.strip() == to_markdown(found).strip()
-        for part in ("## Order", "rows with an order", "trained on shuffled", "newest 1 given", "cold users", "1+9"):
+        for part in ("## Order", "rows with an order", "trained on shuffled", "newest 1 given", "cold users"):
             assert part in text
 
     def test_the_command_diagnoses_a_control(self, tmp_path, capsys):
         prepare("demo", tmp_path / "data", num_users=30, seed=0)
         words = ["diagnose", "--control", "last-item", "--data", tmp_path / "data", "--out", tmp_path / "out"]
-        assert cli.main([*map(str, words), "--limit", "10", "--sampled", "50"]) == 0
-        assert "## Among sampled items" in capsys.readouterr().out
+        assert cli.main([*map(str, words), "--limit", "10"]) == 0
+        assert "## Order" in capsys.readouterr().out
         assert cli.main([*map(str, words), "--split", "tset"]) == 2
         assert "`--split` must be one of train, validation, test" in capsys.readouterr().err
 

@@ -1,12 +1,11 @@
-"""The same model over other items: those of another catalog, or a few candidates in place of all."""
+"""The same model over the items of another catalog."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET, USER_ID
 from hf_rec.diagnostics.ranks import RankSettings, mean_interval, paired_change, rank_targets
-from hf_rec.metrics.ranking import metric_values, rank_bounds
+from hf_rec.metrics.ranking import metric_values
 
 
 if TYPE_CHECKING:
@@ -73,54 +72,3 @@ def transfer(
             "change": paired_change(popular.values(metric), moved.values(metric), moved.users),
         }
     return result
-
-
-def sampled_ranking(
-    recommender: "Recommender", rows: "Dataset", num_negatives: int = 99, k: int = 10, seed: int = 0
-) -> dict[str, Any]:
-    """
-    Rank each target among random items outside the history, as many papers do; flattering, and here for comparison.
-
-    The items of a row are drawn by (seed, user) and never by the target. Ties count by their expected place.
-
-    Args:
-        recommender ([`~hf_rec.generation.recommend.Recommender`]): Any recommender.
-        rows (`datasets.Dataset`): Split rows.
-        num_negatives (`int`, *optional*, defaults to `99`): Items beside the target.
-        k (`int`, *optional*, defaults to `10`), seed (`int`, *optional*, defaults to `0`): Cut-off, and seed of the
-            draws.
-
-    Returns:
-        `dict`: `protocol`, and mean and interval of `ndcg` and `hit_rate` at `k` and `2 * k`.
-    """
-    catalog, num_items = recommender.catalog, len(recommender.catalog)
-    if not 1 <= num_negatives < num_items:
-        raise ValueError(f"`num_negatives` must be between 1 and {num_items - 1}, got {num_negatives}.")
-    users = list(map(str, rows[USER_ID]))
-    candidates = [
-        [target, *_negatives(user, {*history, target}, num_items, num_negatives, seed)]
-        for user, history, target in zip(users, rows[HISTORY], rows[TARGET], strict=True)
-    ]
-    histories = [[catalog.ids[row] for row in history] for history in rows[HISTORY]]
-    times = list(rows[HISTORY_TIMESTAMPS]) if HISTORY_TIMESTAMPS in rows.column_names else []
-    known = bool(times) and all(len(one) == len(other) for one, other in zip(times, histories, strict=True))
-    raw = [[catalog.ids[row] for row in listed] for listed in candidates]
-    scores = recommender.score(histories, raw, timestamps=times if known else None)
-    bounds = [rank_bounds(values[None], np.array([0])) for values in scores]
-    better, tied = (np.concatenate(parts) for parts in zip(*bounds, strict=True))
-    names = [f"{name}@{cut}" for cut in (k, 2 * k) for name in ("ndcg", "hit_rate")]
-    metrics = {name: mean_interval(metric_values(better, tied, name), users) for name in names}
-    return {"protocol": f"1+{num_negatives}/seed={seed}", "rows": len(rows), **metrics}
-
-
-def _negatives(user: str, excluded: set[int], num_items: int, number: int, seed: int) -> list[int]:
-    """
-    The first items outside `excluded` in an order that depends on user and seed alone; fewer if there are no more.
-    """
-    order = np.random.default_rng([seed, *user.encode("utf-8", "surrogatepass")])
-    found: dict[int, None] = {}
-    while len(found) < min(number, num_items - len(excluded)):
-        for item in order.integers(0, num_items, 2 * number).tolist():
-            if item not in excluded and len(found) < number:
-                found[item] = None
-    return list(found)
