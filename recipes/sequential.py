@@ -8,19 +8,21 @@ A run that was cut off goes on from its last checkpoint with `--resume_from_chec
 """
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 import hf_rec.models  # noqa: F401  registers the sequence models with the Auto classes
-from hf_rec.arguments import DataArguments, parse_arguments, select_rows
-from hf_rec.cost import measured_cost
+from hf_rec.arguments import DataArguments, checkpoint_to_resume, parse_arguments, select_rows
+from hf_rec.cost import measured_cost, write_cost
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
 from hf_rec.evaluation import evaluate_recommender
 from hf_rec.trainers.sequential_config import SequentialConfig
 from hf_rec.trainers.sequential_trainer import SequentialTrainer
+from hf_rec.trainers.training_clock import TrainingClock
+
+
+MODEL_TYPES = ("sasrec", "gru4rec", "fmlprec", "caser", "bert4rec", "esasrec")
 
 
 @dataclass
@@ -35,15 +37,19 @@ class SequenceModelArguments:
     num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of SASRec, eSASRec, BERT4Rec."})
     residual: str | None = field(default=None, metadata={"help": "SASRec: 'input' or 'query'."})
 
+    def __post_init__(self):
+        if self.model_type not in MODEL_TYPES:
+            raise ValueError(f"`model_type` must be one of {', '.join(MODEL_TYPES)}, got {self.model_type!r}.")
+
     def config(self, num_items: int):
         """The model's config; an option that the model does not have is an error."""
-        config = AutoConfig.for_model(self.model_type, num_items=num_items)
-        for option in fields(self)[1:]:
-            if (value := getattr(self, option.name)) is not None:
-                if not hasattr(config, option.name):
-                    raise ValueError(f"`{option.name}` is no option of {self.model_type}: leave it out.")
-                config = config.from_dict(config.to_dict() | {option.name: value})
-        return config
+        config_class = type(AutoConfig.for_model(self.model_type))
+        options = {option.name: getattr(self, option.name) for option in fields(self)[1:]}
+        options = {name: value for name, value in options.items() if value is not None}
+        for name in options:
+            if not hasattr(config_class(), name):
+                raise ValueError(f"`{name}` is no option of {self.model_type}: leave it out.")
+        return config_class(num_items=num_items, **options)
 
 
 def main(data_args: DataArguments, training_args: SequentialConfig, model_args: SequenceModelArguments) -> None:
@@ -57,19 +63,20 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
     model = AutoModel.from_config(model_args.config(len(catalog)))
 
     # 3. Train
-    trainer = SequentialTrainer(model, training_args, train_dataset=train, eval_dataset=validation, catalog=catalog)
-    checkpoint = training_args.resume_from_checkpoint
-    if checkpoint == "last":
-        folder = Path(training_args.output_dir)
-        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
+    clock = TrainingClock(checkpoint)
+    trainer = SequentialTrainer(model, training_args, train, validation, catalog=catalog, callbacks=[clock])
     with measured_cost(
         training_rows=len(train),
         distinct_labels=distinct_labels(train, training_args.supervise),
         seed=training_args.seed,
     ) as cost:
         trainer.train(resume_from_checkpoint=checkpoint)
+    cost["seconds"] += clock.earlier
     trainer.save_model()
     trainer.save_state()
+    if training_args.should_save:
+        write_cost(training_args.output_dir, cost)
 
     # 4. Rank the test rows, once
     if training_args.do_predict:

@@ -78,6 +78,54 @@ def test_every_recipe_is_tried_below_and_says_how_to_run_it():
     assert {path.parent.name for path in CONFIGS} == {path.stem for path in RECIPES}
 
 
+# Settings of the SCE paper's runs: model, dropout, learning rate, weight decay
+PUBLISHED = {
+    "beauty_sasrec": ("sasrec", 0.6, 5e-4, 1e-8),
+    "beauty_sasrec_sce": ("sasrec", 0.6, 5e-4, 1e-8),
+    "beauty_sasrec_bce": ("sasrec", 0.6, 5e-4, 1e-8),
+    "beauty_fmlprec": ("fmlprec", 0.5, 1e-4, 5e-4),
+    "beauty_gru4rec": ("gru4rec", 0.5, 5e-4, 1e-6),
+    "beauty_caser": ("caser", 0.7, 5e-3, 5e-4),
+    "yelp_sasrec": ("sasrec", 0.7, 1e-3, 1e-6),
+    "yelp_sasrec_sce": ("sasrec", 0.7, 1e-3, 1e-6),
+}
+
+
+class TestSequentialConfigs:
+    def parse(self, *words):
+        data, args, model = parse_arguments(dataclasses_of(ROOT / "recipes" / "sequential.py"), words)
+        return args, model.config(num_items=50)
+
+    @pytest.mark.parametrize(
+        "path", [path for path in CONFIGS if path.parent.name == "sequential"], ids=lambda p: p.stem
+    )
+    def test_a_config_builds_its_model_and_has_the_published_settings(self, path):
+        args, config = self.parse("--config", str(path))
+        assert config.num_items == 50
+        assert args.load_best_model_at_end and args.do_predict
+        if path.stem in PUBLISHED:
+            found = (config.model_type, config.dropout, args.learning_rate, args.weight_decay)
+            assert found == PUBLISHED[path.stem]
+            assert (config.hidden_size, args.per_device_train_batch_size, args.weight_decay_form) == (64, 512, "l2")
+            assert args.seen == ("keep" if path.stem.startswith("yelp") else "mask")  # users of Yelp repeat items
+
+    def test_every_data_set_has_one(self):
+        found = {path.stem.split("_")[0] for path in CONFIGS if path.parent.name == "sequential"}
+        assert {"beauty", "yelp", "toys", "sports", "books", "ml-100k"} <= found
+
+    def test_options_that_check_each_other_are_taken_together(self):
+        words = ("--data_dir", "d", "--output_dir", "o", "--model_type", "bert4rec")
+        _, config = self.parse(*words, "--hidden_size", "63", "--num_attention_heads", "3")
+        assert (config.hidden_size, config.num_attention_heads) == (63, 3)
+
+    def test_a_model_or_an_option_that_does_not_exist_is_named(self):
+        words = ("--data_dir", "d", "--output_dir", "o", "--model_type")
+        with pytest.raises(ValueError, match="`model_type` must be one of sasrec, .*, got 'sasrecx'"):
+            self.parse(*words, "sasrecx")
+        with pytest.raises(ValueError, match="`residual` is no option of gru4rec"):
+            self.parse(*words, "gru4rec", "--residual", "input")
+
+
 class TestStrictParsing:
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -235,6 +283,7 @@ def test_the_sequential_recipe_trains_saves_and_ranks(workplace):
     run_here("sequential", "--data_dir", workplace / "data", "--output_dir", out, *TWO_STEPS, "--max_test_samples", 8)
     metrics = read(out / "test" / "metrics.json")
     assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 1
+    assert metrics["cost"] == read(out / "cost.json") and metrics["cost"]["seconds"] > 0
 
 
 @pytest.mark.slow
