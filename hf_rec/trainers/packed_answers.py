@@ -90,10 +90,17 @@ class PackedAnswers:
         return self.input_ids.gather(1, columns.clamp(min=0)).masked_fill(~real, 0), real.long()
 
     def chosen_leaves(self, trie: TrieCSR) -> Tensor:
-        """`torch.LongTensor` of shape `(B,)`: the leaf of each chosen answer, which its last token here decides."""
-        last = (self.prompt_lengths() + self.answer_lengths[:, 0] - 1)[:, None]
-        nodes = trie.step(self.trie_nodes.gather(1, last), self.input_ids.gather(1, last)).squeeze(1)
-        return trie.first_leaf[nodes]
+        """`torch.LongTensor` of shape `(B,)`: leaf that each chosen answer leads to; number of leaves for no item."""
+        lengths = self.answer_lengths[:, 0]
+        places = torch.arange(int(lengths.max()), device=lengths.device)
+        columns = self.prompt_lengths()[:, None] + places
+        tokens = self.input_ids.gather(1, columns.clamp(max=self.input_ids.shape[1] - 1))
+        nodes = torch.full_like(lengths, trie.root)
+        for place in places:
+            nodes = torch.where(place < lengths, trie.step(nodes, tokens[:, place]), nodes)
+        known = nodes.clamp(min=0)
+        # An answer may be cut where the trie leaves no more choice
+        return torch.where((nodes >= 0) & (trie.num_leaves[known] == 1), trie.first_leaf[known], len(trie))
 
     def _plain_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
         """One row an answer, and the row `(B, S)` of each slot."""

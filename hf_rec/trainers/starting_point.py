@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import AutoPeftModelForCausalLM, PeftConfig
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig
 
@@ -134,8 +135,6 @@ def load_trainable_adapter(folder: str | os.PathLike, args: DPOConfig, quantizat
     Returns:
         [`~peft.PeftModel`]: With the one adapter `"default"`.
     """
-    from peft import AutoPeftModelForCausalLM
-
     options = {"dtype": "float32"} | (args.model_init_kwargs or {})
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
@@ -143,6 +142,8 @@ def load_trainable_adapter(folder: str | os.PathLike, args: DPOConfig, quantizat
 
 
 def context_length(model: str | PreTrainedModel) -> int | None:
-    """Positions that a model has, as far as its configuration tells."""
+    """Positions that a model has, or the one below an adapter in a folder, as far as its configuration tells."""
+    if isinstance(model, str) and has_adapter(model):
+        model = PeftConfig.from_pretrained(model).base_model_name_or_path
     config = AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
     return getattr(config.get_text_config(), "max_position_embeddings", None)

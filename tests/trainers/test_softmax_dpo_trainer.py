@@ -384,9 +384,12 @@ class TestFolders:
 
 
 class TestEvaluation:
-    def test_it_measures_likelihood_and_rank_of_the_target_as_the_recommender_does(self, make_trainer, tiny_catalog):
+    @pytest.mark.parametrize("scoring", ["valid", "full_vocab"])
+    def test_it_measures_likelihood_and_rank_of_the_target_as_the_recommender_does(
+        self, make_trainer, tiny_catalog, scoring
+    ):
         rows = item_rows(7, num_rejected=2, seed=4)
-        trainer = make_trainer(eval_dataset=rows, eval_num_beams=None)
+        trainer = make_trainer(eval_dataset=rows, eval_num_beams=None, scoring=scoring)
         metrics = trainer.evaluate()
         recommender = trainer.recommender()
         histories = [[tiny_catalog.ids[row] for row in history] for history in rows[HISTORY]]
@@ -402,6 +405,22 @@ class TestEvaluation:
         ]
         assert metrics["eval_hit_rate@5"] == pytest.approx(sum(hits) / 7)
         assert {"eval_loss", "eval_ndcg@10", "eval_rewards/accuracies", "eval_logps/chosen"} <= metrics.keys()
+
+    @pytest.mark.parametrize("scoring", ["valid", "full_vocab"])
+    def test_warm_values_are_those_of_targets_that_occur_in_training(self, make_trainer, scoring):
+        train = item_rows(4, num_rejected=2).map(lambda row: {HISTORY: [1], TARGET: 2, REJECTED: [5, 6]})
+        rows = Dataset.from_list(
+            [{HISTORY: [3], TARGET: target, REJECTED: [0, 9]} for target in (2, 7, 1, 8)]  # 1 and 2 are warm
+        )
+        trainer = make_trainer(train=train, eval_dataset=rows, scoring=scoring)
+        trainer.train()
+        rewards = torch.from_numpy(trainer.predict(trainer.eval_dataset).predictions)
+        losses = -rewards.log_softmax(1)[:, 0]
+        metrics = trainer.evaluate()
+        assert metrics["eval_loss"] == pytest.approx(losses.mean().item(), abs=1e-5)
+        assert metrics["eval_loss_warm"] == pytest.approx(losses[[0, 2]].mean().item(), abs=1e-5)
+        assert metrics["eval_nll_warm"] < metrics["eval_nll"]
+        assert SoftmaxDPOConfig("run", metric_for_best_model="loss_warm").greater_is_better is False
 
     def test_the_best_model_may_be_chosen_by_what_it_logs(self, make_trainer):
         trainer = make_trainer(
