@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_rec.arguments import DataArguments, check_config, checkpoint_to_resume, parse_arguments, select_rows
+from hf_rec.cli import build_parser
 
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,15 @@ def test_a_config_parses_strictly_and_says_how_to_launch_it(config):
     comment = "".join(line for line in config.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert f"recipes/{recipe.name}" in comment
     assert f"--config {config.relative_to(ROOT)}" in comment
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_line_that_prepares_the_data_of_a_config_is_one_that_hf_rec_takes(config):
+    lines = [line.lstrip("# ").rstrip() for line in config.read_text().splitlines() if line.startswith("#")]
+    commands = "\n".join(lines).replace("\\\n", " ").splitlines()
+    for command in commands:
+        if command.startswith("hf-rec "):
+            assert build_parser().parse_args(shlex.split(command)[1:]).command == command.split()[1]
 
 
 def test_every_recipe_is_tried_below_and_says_how_to_run_it():
