@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hf_rec.generation.recommend import LanguageModelRecommender, Recommender
 
 FORMAT, FORMAT_VERSION = "hf_rec.candidates", 1
+CANDIDATES_FILE = "candidates.json"
 _LEVEL, _NUM_SAMPLES, _SEED = 0.95, 2000, 0  # of the bootstrap intervals
 _OF_LISTS = ("coverage", "gini", "popularity_percentile", "popularity_lift")  # not told: lists are random
 
@@ -141,14 +142,15 @@ def evaluate_candidates(
     batch_size: int | None = None,
 ) -> dict[str, Any]:
     """
-    Rank each target among its candidates and write `predictions.parquet` and `metrics.json`, as for a full ranking.
-    Under several processes each scores its share of the rows, the main one writes, and all return the same.
+    Rank each target among its candidates and write `predictions.parquet` and `metrics.json`, as for a full ranking,
+    and the lists themselves, `candidates.json`. Under several processes each scores its share of the rows, the main
+    one writes, and all return the same.
 
     Args:
         recommender ([`~hf_rec.generation.recommend.Recommender`]): Scores the candidates.
         dataset (`datasets.Dataset`): The rows that the candidates were drawn for.
         candidates ([`Candidates`]): The lists.
-        out_dir (`str` or `os.PathLike`): Folder of the two files.
+        out_dir (`str` or `os.PathLike`): Folder of the three files.
         ks (`Sequence[int]`, *optional*, defaults to `(1,)`): Cut-offs; the papers report the hit rate at 1.
         split_rule, name, warm_items, cost, batch_size: As in [`~hf_rec.evaluation.evaluate_recommender`].
 
@@ -203,7 +205,10 @@ def evaluate_candidates(
         },
         "cost": dict(cost or {}),
     }
-    result = [write_run(out_dir, metrics, predictions) if process_state().is_main_process else None]
+    result = [None]
+    if process_state().is_main_process:
+        result = [write_run(out_dir, metrics, predictions)]
+        candidates.save(Path(out_dir, CANDIDATES_FILE))
     return broadcast_object_list(result)[0]
 
 

@@ -99,6 +99,7 @@ class TestMeasurement:
         key = f"candidates=1+{num_negatives}/file={candidates.sha256[:8]}/split=loo/hit_rate@1"
         assert run["metrics"][key]["mean"] == pytest.approx(1 / (num_negatives + 1))
         assert run["counts"]["tied_targets"] == 40
+        assert Candidates.load(tmp_path / "run" / "candidates.json") == candidates
 
     def test_it_counts_the_targets_that_score_best_and_can_be_reported_and_compared(self, catalog, tmp_path):
         dataset = split()

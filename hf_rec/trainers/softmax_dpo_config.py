@@ -43,14 +43,15 @@ class SoftmaxDPOConfig(RecommenderConfig, DPOConfig):
             `"hard"` (from `ranked_lists`) or `"in_batch"` (the targets of the other rows of a micro-batch on one
             process). Evaluation rows get uniform ones under `"hard"` and `"in_batch"`.
         num_negatives (`int`, *optional*, defaults to `3`):
-            How many are drawn for a row.
+            How many are drawn for a row. Ignored where the rows bring their own, and by `"in_batch"`.
         ranked_lists (`str` or `None`, *optional*, defaults to `None`):
             For `"hard"`: the folder that `hf-rec evaluate` wrote for the training rows, or its `predictions.parquet`.
         prompt_form (`str`, *optional*, defaults to `"plain"`), max_history (`int`, *optional*):
             As in [`MSLConfig`], where neither the trainer nor the folder of the model has a prompt.
         max_length (`int` or `None`, *optional*, defaults to `512`):
-            Tokens of a prompt with one answer. Of items, the oldest of a history are dropped to fit; a text row that
-            does not fit is dropped whole and counted. Answers are never cut.
+            Tokens of a prompt with one answer. Of items, the oldest of a history are dropped to fit (a prompt that
+            comes with the model or is given to the trainer has its own limit); a text row that does not fit is dropped
+            whole and counted. Answers are never cut.
         eval_num_beams (`int` or `None`, *optional*, defaults to `0`):
             Beams of the constrained ranking during evaluation, which adds `ndcg@10` and the like: `None` for 20, 0 for
             no ranking. Needs item rows.

@@ -8,6 +8,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 from trl import DPOTrainer
 
 from hf_rec.columns import HISTORY, TARGET
@@ -29,6 +30,8 @@ from hf_rec.trainers.starting_point import Items, StartingPoint, context_length,
 from hf_rec.trainers.trie_loss import valid_logits
 from hf_rec.trie.item_trie import ItemTrie
 
+
+logger = logging.get_logger(__name__)
 
 _RANKED = 10  # places that evaluation during training measures
 _RANKING_METRICS = ("hit_rate@5", "hit_rate@10", "ndcg@5", "ndcg@10", "mrr@10")
@@ -120,6 +123,11 @@ class SoftmaxDPOTrainer(RecommenderTrainer, PreferenceTrainer):
             raise ValueError(
                 f"Prompt and answer may take {items.prompt.max_length} tokens, but the model has {context} positions. "
                 "Lower `max_length`, here or where `prompt` is made."
+            )
+        if items.prompt is not None and args.max_length is not None and items.prompt.max_length > args.max_length:
+            logger.warning(
+                f"Prompts of items may take {items.prompt.max_length} tokens, as they do where the prompt comes from; "
+                f"`max_length` {args.max_length} is for text rows."
             )
         self.items = items
         self.csr = None if items.trie is None else items.trie.csr().to(args.device)
