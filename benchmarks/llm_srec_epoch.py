@@ -144,7 +144,8 @@ class PublishedLoop:
             one = words[row]
             for place, item in enumerate(slots):
                 if item >= 0:
-                    vector = self.model.item_projection(self.model.sequence_model.item_vectors(torch.tensor([item])))
+                    vector = self.model.item_scale * self.model.sequence_model.item_vectors(torch.tensor([item]))
+                    vector = self.model.item_projection(vector)
                     one = torch.cat([one[:place], vector, one[place + 1 :]])
             spliced.append(torch.cat([one[: len(ids) - 1], query.weight, one[len(ids) :]]))
         words = torch.stack(spliced)

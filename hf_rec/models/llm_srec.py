@@ -63,6 +63,8 @@ class LLMSRecModel(PreTrainedModel):
     Attributes:
         item_seen (`torch.BoolTensor` of shape `(num_items,)`): Items that the teacher was trained on. A zero vector
             stands in the slot of any other.
+        item_scale (`torch.FloatTensor` of shape `()`): Factor that brings the teacher's item vectors to a mean square
+            of 1. As they are, they are so small that the biases of the projection drown them.
     """
 
     config_class = LLMSRecModelConfig
@@ -88,6 +90,7 @@ class LLMSRecModel(PreTrainedModel):
         self.user_query = nn.Embedding(1, hidden)
         self.item_query = nn.Embedding(1, hidden)
         self.register_buffer("item_seen", torch.ones(config.num_items, dtype=torch.bool))
+        self.register_buffer("item_scale", torch.ones(()))
         self.post_init()
         language_model = language_model.base_model  # without the LM head
         if config.adapter is not None:
@@ -96,7 +99,9 @@ class LLMSRecModel(PreTrainedModel):
             language_model.requires_grad_(False)
         self.language_model = language_model
         self.sequence_model = sequence_model.requires_grad_(False)
-        with torch.no_grad():  # the published initialisation: as if drawn from the word embeddings
+        with torch.no_grad():
+            self.item_scale.copy_(sequence_model.item_vectors().float().square().mean().clamp(min=1e-12).rsqrt())
+            # The published initialisation: as if drawn from the word embeddings
             words = language_model.get_input_embeddings().weight.float()
             for query in (self.user_query, self.item_query):
                 query.weight.normal_(words.mean().item(), words.std().item())
@@ -304,10 +309,8 @@ class LLMSRecModel(PreTrainedModel):
         known = items < self.config.num_items
         items = items.where(known, 0)
         known = known & self.item_seen[items]
-        vectors = self.item_projection(
-            self.sequence_model.item_vectors(items).to(self.item_projection[0].weight.dtype)
-        )
-        return vectors * known[:, None]
+        vectors = self.sequence_model.item_vectors(items) * self.item_scale
+        return self.item_projection(vectors.to(self.item_projection[0].weight.dtype)) * known[:, None]
 
     # Modes
 

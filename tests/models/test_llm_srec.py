@@ -54,7 +54,7 @@ def plain_user_vector(model, prompt, history, language_model):
     words = language_model.get_input_embeddings()(ids)[0]
     for place, item in enumerate([-1] * len(prompt.user_prefix) + encoded["slot_items"]):
         if item >= 0:
-            slot = model.item_projection(model.sequence_model.item_vectors(torch.tensor([item])))
+            slot = model.item_projection(model.item_scale * model.sequence_model.item_vectors(torch.tensor([item])))
             words = torch.cat([words[:place], slot, words[place + 1 :]])
     words = torch.cat([words[:-1], model.user_query.weight])
     states = language_model(inputs_embeds=words[None], output_hidden_states=True).hidden_states[-1]
@@ -80,6 +80,17 @@ class TestVectors:
     def test_the_order_of_a_history_matters(self, folders, prompt):
         vectors = make(folders).encode(query="user", **users(prompt, [[0, 7], [7, 0]]))
         assert (vectors[0] - vectors[1]).abs().max() > 1e-3
+
+    def test_small_item_vectors_of_a_teacher_are_brought_to_a_common_scale(self, folders, tmp_path):
+        scales = []
+        for factor in (1.0, 1e-3):
+            teacher = SASRecModel.from_pretrained(folders / "teacher")
+            teacher.item_embedding.weight.data *= factor
+            teacher.save_pretrained(tmp_path / str(factor))
+            model = LLMSRecModel.from_frozen(folders / "llama", tmp_path / str(factor))
+            scales.append(model.sequence_model.item_vectors() * model.item_scale)
+        torch.testing.assert_close(scales[0], scales[1])
+        assert scales[0].square().mean().item() == pytest.approx(1)
 
     def test_an_item_that_the_teacher_has_not_seen_stands_as_a_zero_vector(self, folders, prompt):
         model = make(folders, seen_items=[0, 1])
@@ -160,7 +171,7 @@ class TestFiles:
         with safe_open(tmp_path / "model.safetensors", "pt") as file:
             names = set(file.keys())
         trained = {name for name, param in model.named_parameters() if param.requires_grad}
-        assert names == trained | {"item_seen"}
+        assert names == trained | {"item_scale", "item_seen"}
         assert any(name.startswith("teacher_head.") for name in names)
         loaded = AutoModel.from_pretrained(tmp_path)
         assert isinstance(loaded, LLMSRecModel)
