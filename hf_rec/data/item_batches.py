@@ -114,6 +114,8 @@ class TrainingBatches:
             `"prefixes"`:
             a label, predicted from all before it. `"masked"`: a row with its target, to be masked later.
         last_only (`bool`, *optional*, defaults to `False`): Only the target of a row is a label.
+        shortest_prefix (`int`, *optional*, defaults to `1`): Fewest events before the label of a prefix; where a row
+            has no prefix of that length, its longest is the sample.
 
     Attributes:
         num_labels (`int`): Labels of the split.
@@ -121,7 +123,9 @@ class TrainingBatches:
         num_dropped_rows (`int`): Rows without a label: a single event and nothing to predict it from.
     """
 
-    def __init__(self, rows: ItemRows, max_length: int, layout: str, last_only: bool = False):
+    def __init__(
+        self, rows: ItemRows, max_length: int, layout: str, last_only: bool = False, shortest_prefix: int = 1
+    ):
         if layout not in LABEL_LAYOUTS:
             raise ValueError(f"`layout` must be one of {', '.join(LABEL_LAYOUTS)}, got {layout!r}.")
         self.events = rows.events
@@ -132,6 +136,8 @@ class TrainingBatches:
         starts = np.maximum(rows.starts, rows.ends - window)
         self.num_dropped_events = int((starts - rows.starts).sum())
         if layout == "prefixes":
+            long_enough = np.minimum(rows.starts + shortest_prefix, rows.ends - 1)
+            label_starts = np.maximum(label_starts, long_enough)
             counts = (rows.ends - label_starts).clip(min=0)
             first = np.repeat(label_starts - (counts.cumsum() - counts), counts)
             self.ends = first + np.arange(counts.sum()) + 1  # one past the label
@@ -211,19 +217,23 @@ class ItemCollator:
         num_items (`int`): Items of the catalog.
         layout (`str`): `"ranking"`, or one of the layouts of [`TrainingBatches`].
         last_only (`bool`, *optional*, defaults to `False`): Only the target of a row is a label.
+        shortest_prefix (`int`, *optional*, defaults to `1`): As in [`TrainingBatches`].
     """
 
-    def __init__(self, max_length: int, num_items: int, layout: str, last_only: bool = False):
+    def __init__(
+        self, max_length: int, num_items: int, layout: str, last_only: bool = False, shortest_prefix: int = 1
+    ):
         self.max_length = max_length
         self.num_items = num_items
         self.layout = layout
         self.last_only = last_only
+        self.shortest_prefix = shortest_prefix
 
     def batches(self, rows: ItemRows) -> TrainingBatches | EvaluationBatches:
         """The map-style data set of some rows."""
         if self.layout == "ranking":
             return EvaluationBatches(rows, self.max_length)
-        return TrainingBatches(rows, self.max_length, self.layout, self.last_only)
+        return TrainingBatches(rows, self.max_length, self.layout, self.last_only, self.shortest_prefix)
 
     def __call__(self, features: dict[str, np.ndarray] | list[dict]) -> dict[str, Tensor]:
         if not isinstance(features, dict):

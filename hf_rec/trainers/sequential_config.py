@@ -61,6 +61,9 @@ class SequentialConfig(RecommenderConfig):
             `"sequences"`: a sample is a row, trained at all positions at once; for causal models. `"prefixes"`: a
             sample is a label and all before it. `"auto"`: `"sequences"` for causal models. BERT4Rec masks rows
             instead.
+        shortest_prefix (`int`, *optional*, defaults to `1`):
+            Fewest events before the label of a prefix; where a row has no such prefix, its longest is the sample. The
+            SCE paper's Caser: 4.
         mask_ratio (`float`, *optional*, defaults to `0.2`):
             Share of events that BERT4Rec has to fill in.
         last_mask_ratio (`float`, *optional*, defaults to `0.0`):
@@ -101,6 +104,7 @@ class SequentialConfig(RecommenderConfig):
     log_q_correction: bool = field(default=False, metadata={"help": "Correct scores for how often they are drawn."})
     supervise: str = field(default="all", metadata={"help": "'all' events are labels, or the 'last' one of a row."})
     samples: str = field(default="auto", metadata={"help": "'sequences', 'prefixes', or 'auto' by model."})
+    shortest_prefix: int = field(default=1, metadata={"help": "Fewest events before the label of a prefix."})
     mask_ratio: float = field(default=0.2, metadata={"help": "Share of events BERT4Rec fills in."})
     last_mask_ratio: float = field(default=0.0, metadata={"help": "Share of rows with the newest event alone masked."})
     weight_decay_form: str = field(default="l2", metadata={"help": "'l2' (Adam) or 'decoupled' (as `optim` says)."})
@@ -124,6 +128,8 @@ class SequentialConfig(RecommenderConfig):
                 f"`num_negative_sets` must be at least 1, and 1 unless `negatives='shared'`, got "
                 f"{self.num_negative_sets}."
             )
+        if self.shortest_prefix < 1:
+            raise ValueError(f"`shortest_prefix` must be at least 1, got {self.shortest_prefix}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"`early_stopping_patience` must be at least 1, got {self.early_stopping_patience}.")
         if not self.eta >= 0:

@@ -85,7 +85,9 @@ class SequentialTrainer(RecommenderTrainer):
         _check_catalog(model, catalog)
         self.layout = _layout(model, args)
         config = model.config
-        self._train_collator = ItemCollator(config.max_length, config.num_items, self.layout, args.supervise == "last")
+        self._train_collator = ItemCollator(
+            config.max_length, config.num_items, self.layout, args.supervise == "last", args.shortest_prefix
+        )
         self._eval_collator = ItemCollator(config.max_length, config.num_items, "ranking")
         train_dataset, counts = self._training_batches(train_dataset)
         self.item_loss = ItemLoss(args, config.num_items, counts)
@@ -292,17 +294,22 @@ class SequentialTrainer(RecommenderTrainer):
 
 
 def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> str:
-    if model.masked:
-        return "masked"
-    if args.samples == "auto":
-        return "sequences" if model.causal else "prefixes"
-    if args.samples == "sequences" and not model.causal:
+    if args.samples == "sequences" and not model.causal and not model.masked:
         raise ValueError(
-            f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the "
-            "events after it, so "
-            "all but the last would be trained to copy their label. Use 'prefixes'."
+            f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the events "
+            "after it, so all but the last would be trained to copy their label. Use 'prefixes'."
         )
-    return args.samples
+    layout = args.samples
+    if model.masked:
+        layout = "masked"
+    elif layout == "auto":
+        layout = "sequences" if model.causal else "prefixes"
+    if args.shortest_prefix > 1 and layout != "prefixes":
+        raise ValueError(
+            f"`shortest_prefix` is {args.shortest_prefix}, but {type(model).__name__} is trained on whole rows here. "
+            "Leave it out, or set `samples='prefixes'`."
+        )
+    return layout
 
 
 def _check_catalog(model: SequencePreTrainedModel, catalog: Catalog | None) -> None:

@@ -55,6 +55,15 @@ def test_prefixes_are_one_sample_a_label(rows):
     assert batches.num_dropped_events == 1 + 1 + 2
 
 
+def test_of_short_prefixes_only_the_longest_of_its_row_stays(rows):
+    batches = TrainingBatches(rows, max_length=9, layout="prefixes", shortest_prefix=3)
+    assert everything(batches) == {
+        INPUT_IDS: [[-1, 5, 6, 7], [-1, -1, -1, 1], [-1, 4, 3, 2], [4, 3, 2, 1]],
+        LABELS: [[8], [2], [1], [0]],
+    }
+    assert (batches.num_labels, batches.num_dropped_rows) == (4, 1)
+
+
 def test_prefixes_and_sequences_have_the_same_labels(rows):
     by_layout = []
     for layout in ("sequences", "prefixes"):

@@ -363,6 +363,13 @@ class TestBadInput:
         with pytest.raises(ValueError, match="`samples='sequences'` needs a causal model"):
             make_trainer(model, samples="sequences")
 
+    def test_a_shortest_prefix_where_rows_are_trained_whole(self, make_trainer):
+        with pytest.raises(ValueError, match="`shortest_prefix` is 3, but SASRecModel is trained on whole rows here"):
+            make_trainer(shortest_prefix=3)
+        assert len(make_trainer(shortest_prefix=3, samples="prefixes").train_dataset) < len(
+            make_trainer(samples="prefixes").train_dataset
+        )
+
     def test_another_catalog(self, make_trainer, tmp_path):
         with pytest.raises(ValueError, match="`catalog` has 3 items, but the model was made for 20"):
             make_trainer(catalog=Catalog.from_records([{"item_id": item} for item in range(3)]))
@@ -397,6 +404,7 @@ class TestBadInput:
             ({"num_negative_sets": 0}, "`num_negative_sets` must be at least 1"),
             ({"num_negative_sets": 2, "negatives": "per_position"}, "`num_negative_sets` must be .* 1 unless"),
             ({"eta": -1.0}, "`eta` must be at least 0"),
+            ({"shortest_prefix": 0}, "`shortest_prefix` must be at least 1"),
             ({"mask_ratio": 1.5}, "`mask_ratio` must be between 0 and 1"),
             ({"early_stopping_patience": 0}, "`early_stopping_patience` must be at least 1"),
             ({"negative_pool": "unseen"}, "`negative_pool` must be 'all' with `negatives='shared'`"),
