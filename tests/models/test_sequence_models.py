@@ -1,10 +1,14 @@
 """What holds for all sequence models: what a history may be, what it may depend on, and how models are saved."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModel
+from transformers.utils import hub
 
 from hf_rec.models import (
     BERT4RecConfig,
@@ -106,6 +110,22 @@ class TestEveryModel:
         torch.testing.assert_close(
             loaded.user_vectors(pad(HISTORIES)), model.user_vectors(pad(HISTORIES)), rtol=0, atol=0
         )
+
+    def test_a_model_is_pushed_with_its_config_and_safe_weights(self, model, monkeypatch):
+        pushed = {}
+
+        class Api:
+            def create_repo(self, repo_id, **kwargs):
+                return SimpleNamespace(repo_id=repo_id)
+
+            def create_commit(self, repo_id, operations, **kwargs):
+                pushed[repo_id] = {operation.path_in_repo for operation in operations}
+
+        monkeypatch.setattr(hub, "hf_api", Api)
+        monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *args, **kwargs: Mock())
+        model.push_to_hub("me/recommender")
+        assert {"config.json", "model.safetensors"} <= pushed["me/recommender"]
+        assert not [name for name in pushed["me/recommender"] if name.endswith((".bin", ".pt", ".py"))]
 
     def test_every_weight_gets_a_gradient(self, model):
         model.train()
