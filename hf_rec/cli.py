@@ -234,11 +234,12 @@ def _print_recommendations(history: list[str], rows: list[dict], certified: bool
     from rich.text import Text
 
     keys = ["score", "probability"] if rows and "probability" in rows[0] else ["score"]
-    table = Table("#", "item", "title", *keys, title=Text("After " + " → ".join(history)), title_justify="left")
+    titles = ["title"] if any(row["title"] for row in rows) else []
+    table = Table("#", "item", *titles, *keys, title=Text("After " + " → ".join(history)), title_justify="left")
     for place, row in enumerate(rows, start=1):
         # Text, so that brackets of a title are not read as markup
         numbers = [f"{row[key]:.4f}" for key in keys]
-        table.add_row(str(place), Text(str(row["item_id"])), Text(row["title"] or ""), *numbers)
+        table.add_row(str(place), Text(str(row["item_id"])), *(Text(row[key] or "") for key in titles), *numbers)
     console = Console()
     console.print(table)
     if len(rows) < k:
