@@ -41,7 +41,7 @@ class TeacherArguments:
     sequence_dropout: float = field(default=0.1, metadata={"help": "Dropout."})
     sequence_residual: str = field(default="query", metadata={"help": "'query' as published, or 'input'."})
     sequence_epochs: float = field(default=200, metadata={"help": "Passes over the training rows."})
-    sequence_batch_size: int = field(default=128, metadata={"help": "Rows of a batch."})
+    sequence_batch_size: int = field(default=128, metadata={"help": "Rows of a batch, of all processes together."})
     sequence_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of Adam."})
     sequence_eval_epochs: int = field(default=10, metadata={"help": "Epochs from one evaluation to the next."})
 
@@ -52,7 +52,9 @@ def train_teacher(args: TeacherArguments, training_args: LLMSRecConfig, catalog,
     resume = training_args.resume_from_checkpoint
     if resume and (Path(folder) / TRAINER_STATE_NAME).is_file():
         return folder
-    steps = -(-len(train) // (args.sequence_batch_size * PartialState().num_processes)) * args.sequence_eval_epochs
+    processes = PartialState().num_processes
+    batch_size = -(-args.sequence_batch_size // processes)
+    steps = -(-len(train) // (batch_size * processes)) * args.sequence_eval_epochs
     sampled = args.sequence_loss_type != "ce"
     config = SequentialConfig(
         folder,
@@ -60,7 +62,7 @@ def train_teacher(args: TeacherArguments, training_args: LLMSRecConfig, catalog,
         negatives="per_position" if sampled else "shared",
         negative_pool=args.sequence_negative_pool if sampled else "all",
         num_train_epochs=args.sequence_epochs,
-        per_device_train_batch_size=args.sequence_batch_size,
+        per_device_train_batch_size=batch_size,
         learning_rate=args.sequence_learning_rate,
         adam_beta2=0.98,
         seen=training_args.seen,
