@@ -56,7 +56,8 @@ from hf_rec.trainers.trie_loss import LabelledPositions, vocabulary_logits
 class PreferenceTrainer(DPOTrainer):
     """
     [`~trl.DPOTrainer`] for rows with a list of rejected answers, under the loss of S-DPO
-    (https://huggingface.co/papers/2406.09215). Knows text and tokens; [`SoftmaxDPOTrainer`] adds items.
+    (https://huggingface.co/papers/2406.09215). It knows text and tokens, and scores them over the vocabulary;
+    [`SoftmaxDPOTrainer`] adds items, and what `args` says of them.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The policy to start from; a folder

@@ -18,6 +18,7 @@ from hf_rec.losses.trie_softmax import masked_softmax_loss
 from hf_rec.trainers import prompt_sharing
 from hf_rec.trainers.msl_config import MSLConfig
 from hf_rec.trainers.msl_trainer import MSLTrainer
+from hf_rec.trainers.preference_trainer import PreferenceTrainer
 from hf_rec.trainers.softmax_dpo_config import SoftmaxDPOConfig
 from hf_rec.trainers.softmax_dpo_trainer import SoftmaxDPOTrainer
 
@@ -500,6 +501,21 @@ class TestTextRows:
             assert [len(row["rejected_ids"]) for row in trainer.train_dataset] == [2] * 6
         finally:
             bpe_tokenizer.chat_template = None
+
+    def test_the_trainer_of_rows_does_without_items(self, tmp_path, adapter_model, bpe_tokenizer):
+        rows = dict(TEXT, rejected=[[one, " Heat and Heat"] for one in TEXT["rejected"]])
+        trainer = PreferenceTrainer(
+            adapter_model(),
+            args=SoftmaxDPOConfig(**settings(tmp_path, scoring="full_vocab")),
+            train_dataset=Dataset.from_dict(rows),
+            eval_dataset=Dataset.from_dict(rows),
+            processing_class=bpe_tokenizer,
+        )
+        assert trained_losses(trainer)[0] == pytest.approx(math.log(3), abs=1e-5)
+        assert trainer.evaluate()["eval_nll"] > 0
+        trainer.save_model()
+        assert not (tmp_path / "ref").exists()
+        assert json.loads((tmp_path / "reference.json").read_text())["kind"] == "adapter"
 
     def test_a_text_model_is_saved_as_trl_saves_it(self, make_trainer, tmp_path):
         trainer = make_trainer(
