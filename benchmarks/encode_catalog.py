@@ -1,7 +1,7 @@
 """
 Vectors of a catalog of 10,000 items, and lists for 10,000 users.
 
-python benchmarks/encode_catalog.py [--items 10000 --hidden_size 256 --layers 4]
+python benchmarks/encode_catalog.py [--data prepared/books --items 10000 --hidden_size 256 --layers 4]
 
 Baseline: whole prompts in catalog order, padded to the longest of a batch. Ours: batches of prompts of about equal
 length behind a prefix that is read once. Then users: each is encoded once; all lists come from a matrix product in
@@ -14,7 +14,7 @@ import time
 import torch
 from llm_srec_epoch import make_catalog, make_frozen, make_rows
 
-from hf_rec import LLMSRecModel
+from hf_rec import Catalog, LLMSRecModel
 from hf_rec.columns import ATTENTION_MASK, HISTORY, HISTORY_TIMESTAMPS, INPUT_IDS, SLOT_ITEMS
 from hf_rec.data.user_prompts import RetrievalPrompt
 from hf_rec.generation.item_index import ItemIndex
@@ -61,14 +61,18 @@ def main() -> None:
         threads=1,
     ).items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--data", help="folder of `hf-rec prepare` whose items to encode, in place of generated ones")
+    parser.add_argument(
+        "--attributes", nargs="*", default=[], help="attributes of its items to write beside the title"
+    )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine that is shared")
     args = parser.parse_args()
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     torch.set_num_threads(args.threads)
-    catalog = make_catalog(args.items)
+    catalog = make_catalog(args.items) if args.data is None else Catalog.load(args.data)
     tokenizer, language_model, teacher = make_frozen(args, catalog)
     model = LLMSRecModel.from_frozen(language_model, teacher)
-    prompt = RetrievalPrompt(tokenizer, catalog)
+    prompt = RetrievalPrompt(tokenizer, catalog, max_item_tokens=128, item_attributes=args.attributes)
     encoder = PromptVectors(model, prompt)
     ways = {"catalog order": lambda: in_catalog_order(model, prompt, args.batch_size), "ours": encoder.items}
     best, vectors = {}, {}
@@ -83,13 +87,13 @@ def main() -> None:
         f"{len(prompt.item_prefix)} shared"
     )
     for name, seconds in best.items():
-        print(f"{name:14} {args.items / seconds:8.0f} items a second")
+        print(f"{name:14} {len(catalog) / seconds:8.0f} items a second")
     print(
         f"ours against catalog order: {best['catalog order'] / best['ours']:.1f}x; largest difference {difference:.1e}"
     )
 
     index = ItemIndex(vectors["ours"], catalog, prompt.sha256, encoder.teacher_items)
-    rows = make_rows(args.encoded_users, args.items)
+    rows = make_rows(args.encoded_users, len(catalog))
     begin = clock()
     encoder.users(list(rows[HISTORY]), list(rows[HISTORY_TIMESTAMPS]))
     encoding = (clock() - begin) / args.encoded_users
