@@ -16,6 +16,7 @@ from hf_rec.data.negatives import PopularityNegatives, RankedNegatives, UniformN
 from hf_rec.data.preference_collator import CHOSEN_IDS, PROMPT_IDS, REJECTED_IDS
 from hf_rec.data.prompts import Prompt
 from hf_rec.trainers.softmax_dpo_config import SoftmaxDPOConfig
+from hf_rec.trie.item_trie import ItemTrie
 
 
 logger = logging.get_logger(__name__)
@@ -123,6 +124,7 @@ def tokenised(
     may_lack_rejected: bool,
     max_length: int | None,
     settings: tuple,
+    trie: ItemTrie | None = None,
     num_proc: int | None = None,
 ) -> Dataset | IterableDataset:
     """
@@ -135,10 +137,11 @@ def tokenised(
         may_lack_rejected (`bool`): Whether the collator takes negatives from the batch.
         max_length (`int` or `None`): Most tokens of a prompt with one answer. Item rows fit by their making.
         settings (`tuple`): All that the result depends on besides the rows, for its fingerprint.
+        trie ([`ItemTrie`], *optional*): Where every answer must be an item of it.
         num_proc (`int`, *optional*): Processes.
     """
     columns = dataset.column_names or list(next(iter(dataset)))
-    how = {"encode": encode, "may_lack_rejected": may_lack_rejected}
+    how = {"encode": encode, "may_lack_rejected": may_lack_rejected, "trie": trie}
     if isinstance(dataset, IterableDataset):
         options, fitting = {}, {}
     else:
@@ -163,7 +166,7 @@ def tokenised(
     return kept
 
 
-def check_row(row: dict, number: int, may_lack_rejected: bool) -> dict:
+def check_row(row: dict, number: int, may_lack_rejected: bool, trie: ItemTrie | None = None) -> dict:
     """
     Refuse a tokenised row that the loss would turn into a plausible number.
 
@@ -171,6 +174,7 @@ def check_row(row: dict, number: int, may_lack_rejected: bool) -> dict:
         row (`dict`): With `prompt_ids`, `chosen_ids` and `rejected_ids`.
         number (`int`): Its place in the data set, for the message.
         may_lack_rejected (`bool`): Whether the collator takes negatives from the batch.
+        trie ([`ItemTrie`], *optional*): Where every answer must be an item of it.
     """
     if not row[PROMPT_IDS]:
         raise ValueError(f"Row {number} has an empty prompt: an answer needs a token before it, such as BOS.")
@@ -183,6 +187,12 @@ def check_row(row: dict, number: int, may_lack_rejected: bool) -> dict:
             f"Row {number}: `{REJECTED}` answer {row[REJECTED_IDS].index(row[CHOSEN_IDS])} equals the chosen one. "
             "Drop it; items that share a title are one answer."
         )
+    for answer in [row[CHOSEN_IDS], *row[REJECTED_IDS]] if trie is not None else []:
+        if not trie.items(answer):
+            raise ValueError(
+                f"Row {number}: the answer {answer} is no item of the trie. Make answers with `Prompt.encode_item`, "
+                "or use `scoring='full_vocab'`."
+            )
     return row
 
 
@@ -203,8 +213,8 @@ def _as_list(rejected) -> list:
     return rejected if _is_list_of_answers(rejected) else [rejected]
 
 
-def _encode_row(row: dict, number: int, encode, may_lack_rejected: bool) -> dict:
-    return check_row(encode(row), number, may_lack_rejected)
+def _encode_row(row: dict, number: int, encode, may_lack_rejected: bool, trie: ItemTrie | None) -> dict:
+    return check_row(encode(row), number, may_lack_rejected, trie)
 
 
 def _fits(row: dict, max_length: int) -> bool:

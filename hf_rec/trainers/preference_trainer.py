@@ -51,6 +51,7 @@ from hf_rec.trainers.reference import (
 from hf_rec.trainers.softmax_dpo_config import SoftmaxDPOConfig
 from hf_rec.trainers.starting_point import context_length, has_adapter, load_trainable_adapter
 from hf_rec.trainers.trie_loss import LabelledPositions, vocabulary_logits
+from hf_rec.trie.item_trie import ItemTrie
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -72,6 +73,7 @@ class PreferenceTrainer(DPOTrainer):
     """
 
     tau = 1.0  # temperature of the softmax over tokens
+    answer_trie: ItemTrie | None = None  # where every answer must be an item of it
 
     _tag_names = ["trl", "hf_rec", "softmax-dpo"]
     _name = "Softmax-DPO"
@@ -152,6 +154,7 @@ class PreferenceTrainer(DPOTrainer):
                 may_lack_rejected=args.negatives == "in_batch",
                 max_length=self._max_length,
                 settings=(Hasher.hash(processing_class), self._max_length, *self._cache_key(args)),
+                trie=self.answer_trie,
                 num_proc=args.dataset_num_proc,
             )
         if isinstance(dataset, Dataset):

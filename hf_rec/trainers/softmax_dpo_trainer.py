@@ -131,6 +131,7 @@ class SoftmaxDPOTrainer(RecommenderTrainer, PreferenceTrainer):
             )
         self.items = items
         self.csr = None if items.trie is None else items.trie.csr().to(args.device)
+        self.answer_trie = items.trie if args.scoring == "valid" else None
         self._counts = self._warm = None
 
     def recommender(self) -> LanguageModelRecommender:

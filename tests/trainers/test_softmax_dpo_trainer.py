@@ -621,9 +621,12 @@ class TestWhatIsRefused:
         prompt = Prompt(bpe_tokenizer, tiny_catalog)
         row = {"prompt_ids": prompt.encode_history([1]), "chosen_ids": prompt.encode_item(2)}
         for wrong in (prompt.encode_item(5)[:-1], prompt.encode_item(5) + prompt.encode_item(6), [7, 7, 7]):
-            trainer = make_trainer(train=Dataset.from_list([row | {"rejected_ids": [wrong]}]))
-            with pytest.raises(ValueError, match="trie|item"):
-                trainer.train()
+            rows = Dataset.from_list(
+                [row | {"rejected_ids": [prompt.encode_item(3)]}, row | {"rejected_ids": [wrong]}]
+            )
+            with pytest.raises(ValueError, match="Row 1: the answer .* is no item of the trie"):
+                make_trainer(train=rows)
+            make_trainer(train=rows, scoring="full_vocab")
 
     def test_no_items_under_valid_scoring(self, make_trainer):
         with pytest.raises(ValueError, match="`catalog`"):
