@@ -23,6 +23,7 @@ from hf_rec.cost import measured_cost, write_cost
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
 from hf_rec.evaluation import evaluate_recommender
+from hf_rec.trainers.callbacks import TrainingClock
 
 
 @dataclass
@@ -117,6 +118,8 @@ def main(
         "quantization_config": quantization and quantization.to_dict(),
     }
     training_args.model_init_kwargs = {name: value for name, value in options.items() if value is not None}
+    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
+    clock = TrainingClock(checkpoint)
     trainer = LLMSRecTrainer(
         model_args.model_name_or_path,
         training_args,
@@ -124,6 +127,7 @@ def main(
         eval_dataset=validation,
         catalog=catalog,
         sequence_model=teacher,
+        callbacks=[clock],
         peft_config=get_peft_config(model_args),
     )
     with measured_cost(
@@ -131,11 +135,12 @@ def main(
         distinct_labels=distinct_labels(train, training_args.supervise),
         seed=training_args.seed,
     ) as cost:
-        checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
         trainer.train(resume_from_checkpoint=checkpoint)
+    cost["seconds"] += clock.earlier
     trainer.save_model()
     trainer.save_state()
-    write_cost(training_args.output_dir, cost)
+    if training_args.should_save:
+        write_cost(training_args.output_dir, cost)
 
     # 4. Rank the test rows, once
     if training_args.do_predict:

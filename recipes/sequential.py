@@ -17,9 +17,9 @@ from hf_rec.cost import measured_cost, write_cost
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
 from hf_rec.evaluation import evaluate_recommender
+from hf_rec.trainers.callbacks import TrainingClock
 from hf_rec.trainers.sequential_config import SequentialConfig
 from hf_rec.trainers.sequential_trainer import SequentialTrainer
-from hf_rec.trainers.training_clock import TrainingClock
 
 
 MODEL_TYPES = ("sasrec", "gru4rec", "fmlprec", "caser", "bert4rec", "esasrec")

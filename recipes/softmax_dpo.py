@@ -18,7 +18,7 @@ from hf_rec.cost import measured_cost, write_cost
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import seen_items
 from hf_rec.evaluation import evaluate_recommender
-from hf_rec.trainers.training_clock import TrainingClock
+from hf_rec.trainers.callbacks import TrainingClock
 
 
 @dataclass

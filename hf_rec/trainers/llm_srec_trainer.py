@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalPrediction, has_length
 from transformers.utils import logging
 
@@ -27,6 +27,7 @@ from hf_rec.metrics.ranking import ranking_metrics
 from hf_rec.models.llm_srec import LLMSRecModel
 from hf_rec.models.sequence_model import SequencePreTrainedModel
 from hf_rec.trainers.base_trainer import RecommenderTrainer
+from hf_rec.trainers.callbacks import StopEarly
 from hf_rec.trainers.gather import gather_rows
 from hf_rec.trainers.llm_srec_config import LLMSRecConfig
 from hf_rec.trainers.retrieval_negatives import RetrievalNegatives
@@ -121,7 +122,8 @@ class LLMSRecTrainer(RecommenderTrainer):
         self._saved_index = None
         self._micro_batch = 0
         if args.early_stopping_patience is not None:
-            callbacks = [*(callbacks or []), EarlyStoppingCallback(args.early_stopping_patience)]
+            callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
+            args.restore_callback_states_from_checkpoint = True
         super().__init__(
             model=model,
             args=args,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModel, EarlyStoppingCallback
+from transformers import AutoModel
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 from transformers.utils import logging
 
@@ -19,6 +19,7 @@ from hf_rec.hub import save_recommender
 from hf_rec.metrics.ranking import ranking_metrics
 from hf_rec.models.sequence_model import SequencePreTrainedModel
 from hf_rec.trainers.base_trainer import RecommenderTrainer
+from hf_rec.trainers.callbacks import StopEarly
 from hf_rec.trainers.item_loss import ItemLoss
 from hf_rec.trainers.item_sampling import mask_items, position_keys, row_keys
 from hf_rec.trainers.lazy_adam import LazyAdam, clip_grad_norm
@@ -26,14 +27,6 @@ from hf_rec.trainers.sequential_config import SequentialConfig
 
 
 logger = logging.get_logger(__name__)
-
-
-class StopEarly(EarlyStoppingCallback):
-    """Early stopping that a run which has stopped, and is started again from its last checkpoint, still obeys."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
 
 
 class SequentialTrainer(RecommenderTrainer):
@@ -95,7 +88,7 @@ class SequentialTrainer(RecommenderTrainer):
         self._micro_batch = 0
         if args.early_stopping_patience is not None:
             callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
-            args.restore_callback_states_from_checkpoint = True  # or a resumed run would begin to count anew
+            args.restore_callback_states_from_checkpoint = True
         super().__init__(
             model=model,
             args=args,

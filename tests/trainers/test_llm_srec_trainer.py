@@ -203,6 +203,26 @@ class TestTraining:
         trainer.train()
         assert trainer.evaluate()["eval_ndcg@10"] > before + 0.2
 
+    def test_early_stopping_goes_on_counting_after_a_resume(self, folders, tiny_catalog, tmp_path):
+        # A rate of 0: the first evaluation is the best, two more without progress end the run
+        arguments = {
+            "learning_rate": 0.0,
+            "max_steps": 6,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "nll",
+            "early_stopping_patience": 2,
+            "eval_dataset": make_rows(5, seed=1),
+        }
+        whole = make_trainer(folders, tiny_catalog, tmp_path / "whole", **arguments)
+        whole.train()
+        resumed = make_trainer(folders, tiny_catalog, tmp_path / "resumed", **arguments)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+        assert whole.state.global_step == resumed.state.global_step == 3
+
     def test_an_interrupted_run_resumes_to_the_same_numbers(self, folders, tiny_catalog, tmp_path):
         arguments = dict(
             max_steps=6, save_strategy="steps", save_steps=3, cold_item_rate=0.3, evaluations_per_epoch=3, lr_decay=0.9

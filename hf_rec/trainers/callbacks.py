@@ -1,12 +1,23 @@
-"""The time a training run took, those parts of it before an interruption included."""
+"""Callbacks of runs that are interrupted: early stopping and the time taken, both over the parts of a run."""
 
 import time
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rec.cost import read_cost, write_cost
+
+
+class StopEarly(EarlyStoppingCallback):
+    """
+    Early stopping that a run which has stopped, and is started again from its last checkpoint, still obeys. Goes with
+    `restore_callback_states_from_checkpoint=True`, or a resumed run counts anew.
+    """
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 class TrainingClock(TrainerCallback):
