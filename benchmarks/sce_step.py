@@ -2,7 +2,7 @@
 A training step of SASRec at the size of Amazon Beauty: scaled cross-entropy against full softmax, ours against the
 published way.
 
-python benchmarks/sce_step.py [--batch_size 256 --num_negatives 500 --num_negative_sets 24 --steps 10 --threads 1]
+python benchmarks/sce_step.py [--batch_size 512 --num_negatives 500 --num_negative_sets 24 --steps 10 --threads 1]
 
 - ours, SCE: 500 negatives a position from 24 sets shared by the step, padding dropped;
 - ours, CE: softmax over all items in chunks, padding dropped;
@@ -158,7 +158,7 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--num_negatives", type=int, default=500)
     parser.add_argument("--num_negative_sets", type=int, default=24)
     parser.add_argument("--steps", type=int, default=10)
