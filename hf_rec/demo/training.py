@@ -53,7 +53,13 @@ LANGUAGE_MODELS = {
 }
 SEQUENCE_MODELS = {
     "sasrec-ce": {"name": "SASRec CE", "loss_type": "ce", "learning_rate": 3e-3},
-    "sasrec-sce": {"name": "SASRec SCE", "loss_type": "sce", "num_negatives": 100, "learning_rate": 3e-3},
+    "sasrec-sce": {
+        "name": "SASRec SCE",
+        "loss_type": "sce",
+        "num_negatives": 100,
+        "num_negative_sets": 8,
+        "learning_rate": 3e-3,
+    },
 }
 
 
