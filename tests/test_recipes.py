@@ -93,7 +93,7 @@ def test_every_recipe_is_tried_below_and_says_how_to_run_it():
 PUBLISHED = {
     "beauty_sasrec": ("sasrec", 0.6, 5e-4, 1e-8),
     "beauty_sasrec_sce": ("sasrec", 0.6, 5e-4, 1e-8),
-    "beauty_sasrec_bce": ("sasrec", 0.6, 5e-4, 1e-8),
+    "beauty_sasrec_bce": ("sasrec", 0.4, 5e-4, 1e-8),
     "beauty_fmlprec": ("fmlprec", 0.5, 1e-4, 5e-4),
     "beauty_gru4rec": ("gru4rec", 0.5, 5e-4, 1e-6),
     "beauty_caser": ("caser", 0.7, 5e-3, 5e-4),
