@@ -3,7 +3,6 @@ The flags that all recipes share, and the one parser they use: YAML first, then 
 """
 
 import difflib
-import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -102,18 +101,6 @@ def select_rows(dataset, limit: int | None):
     if limit is None or limit >= len(dataset):
         return dataset
     return dataset.select([row * len(dataset) // limit for row in range(limit)])
-
-
-def checkpoint_to_resume(value: str | None, output_dir: str) -> str | None:
-    """
-    What `--resume_from_checkpoint` stands for: a folder, or with `"last"` the newest checkpoint in `output_dir`, if
-    there is one; so the same command line starts a run and goes on with it.
-    """
-    if value != "last":
-        return value
-    from transformers.trainer_utils import get_last_checkpoint
-
-    return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
 
 
 def _split_equals(args: Sequence[str]) -> list[str]:

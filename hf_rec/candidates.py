@@ -21,12 +21,9 @@ import pyarrow as pa
 
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET, USER_ID
 from hf_rec.data.negatives import UniformNegatives, answer_groups, draw
-from hf_rec.evaluation import process_state
-from hf_rec.metrics.ranking import METRICS, count_nan, rank_bounds
-from hf_rec.metrics.significance import cluster_bootstrap
-from hf_rec.runs import FORMAT as RUN_FORMAT
-from hf_rec.runs import FORMAT_VERSION as RUN_FORMAT_VERSION
-from hf_rec.runs import TITLE_LEVEL, RunPath, row_values, rows_sha256, write_run
+from hf_rec.evaluation import process_state, summarize, warm_column
+from hf_rec.metrics.ranking import count_nan, rank_bounds
+from hf_rec.runs import RunPath, rows_sha256, write_run
 
 
 if TYPE_CHECKING:
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "hf_rec.candidates", 1
 CANDIDATES_FILE = "candidates.json"
-_LEVEL, _NUM_SAMPLES, _SEED = 0.95, 2000, 0  # of the bootstrap intervals
 _OF_LISTS = ("coverage", "gini", "popularity_percentile", "popularity_lift")  # not told: lists are random
 
 
@@ -172,15 +168,7 @@ def evaluate_candidates(
     scores = _scores(recommender, dataset, candidates, batch_size)
     predictions = _predictions(users, targets, candidates, scores, warm_items)
     protocol = f"{candidates.protocol}/split={split_rule}"
-    slices = {}
-    for label, wanted in (("warm", True), ("cold", False)):
-        chosen = np.array([value is wanted for value in predictions["warm"].to_pylist()])
-        if chosen.any():
-            values = _intervals(predictions.filter(pa.array(chosen)), ks, protocol)
-            slices[label] = {"rows": int(chosen.sum()), "share": float(chosen.mean()), "metrics": values}
-    metrics = {
-        "format": RUN_FORMAT,
-        "version": RUN_FORMAT_VERSION,
+    settings = {
         "name": name,
         "split": candidates.split,
         "split_rule": split_rule,
@@ -188,23 +176,12 @@ def evaluate_candidates(
         "seen": candidates.protocol,
         "ks": ks,
         "protocol": protocol,
-        "rows": len(users),
-        "users": len(set(users)),
-        "items": len(catalog),
-        "rows_sha256": candidates.rows_sha256,
-        "catalog_sha256": candidates.catalog_sha256,
         "candidates_sha256": candidates.sha256,
-        "interval": {"level": _LEVEL, "unit": "user", "samples": _NUM_SAMPLES, "seed": _SEED},
-        "metrics": _intervals(predictions, ks, protocol),
-        "slices": slices,
-        "beyond_accuracy": {f"{protocol}/{key}@{k}": None for key in _OF_LISTS for k in ks},
-        "certified_share": 1.0,
-        "counts": {
-            "nan_scores": count_nan(scores),
-            "tied_targets": int(np.count_nonzero(predictions["tied"].to_numpy())),
-        },
-        "cost": dict(cost or {}),
     }
+    metrics = summarize(settings, predictions, catalog)
+    metrics["beyond_accuracy"] = {f"{protocol}/{key}@{k}": None for key in _OF_LISTS for k in ks}
+    metrics["counts"]["nan_scores"] = count_nan(scores)
+    metrics["cost"] = dict(cost or {})
     result = [None]
     if process_state().is_main_process:
         result = [write_run(out_dir, metrics, predictions)]
@@ -278,8 +255,6 @@ def _predictions(
     better, tied = rank_bounds(scores, np.array(places))
     order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")
     lists = np.take_along_axis(np.array(candidates.lists), order, axis=1)
-    warm_items = None if warm_items is None else set(warm_items)
-    warm = [None if warm_items is None else target in warm_items for target in targets]
     return pa.table(
         {
             USER_ID: pa.array(users, pa.string()),
@@ -290,18 +265,6 @@ def _predictions(
             **{key: pa.array(better, pa.int64()) for key in ("better", "title_better")},
             **{key: pa.array(tied, pa.int64()) for key in ("tied", "title_tied")},
             "certified": pa.array([True] * len(users), pa.bool_()),
-            "warm": pa.array(warm, pa.bool_()),
+            "warm": warm_column(targets, warm_items),
         }
     )
-
-
-def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[str, dict[str, float]]:
-    names = [f"{level}{name}@{k}" for level in ("", TITLE_LEVEL) for k in ks for name in METRICS]
-    values = np.stack([row_values(predictions, name) for name in names], axis=1)
-    bounds = cluster_bootstrap(
-        values, predictions[USER_ID].to_pylist(), level=_LEVEL, num_samples=_NUM_SAMPLES, seed=_SEED
-    )
-    return {
-        f"{protocol}/{name}": {"mean": float(mean), "low": float(low), "high": float(high)}
-        for name, mean, low, high in zip(names, *bounds, strict=True)
-    }

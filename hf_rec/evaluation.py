@@ -165,29 +165,18 @@ def _predictions(rows: "Dataset", shards: list[dict[str, Any]], warm_items: Coll
     """The shards in the order of the rows, as one table."""
     order = np.argsort(np.concatenate([shard["index"] for shard in shards]), kind="stable")
     targets = list(rows[TARGET])
-    warm = [None] * len(targets)
-    if warm_items is not None:
-        warm_items = set(warm_items)
-        warm = [target in warm_items for target in targets]
     types = {"item_ids": pa.list_(pa.int64()), "scores": pa.list_(pa.float32()), "certified": pa.bool_()}
     types |= {key: pa.int64() for key in ("better", "tied", "title_better", "title_tied")}
     joined = {key: [value for shard in shards for value in shard[key]] for key in types}
     columns = {USER_ID: pa.array(map(str, rows[USER_ID]), pa.string()), TARGET: pa.array(targets, pa.int64())}
     columns |= {key: pa.array([joined[key][place] for place in order], kind) for key, kind in types.items()}
-    return pa.table(columns | {"warm": pa.array(warm, pa.bool_())})
+    return pa.table(columns | {"warm": warm_column(targets, warm_items)})
 
 
 def _summary(settings: dict, rows: "Dataset", predictions: pa.Table, catalog: "Catalog") -> dict[str, Any]:
     """Everything in `metrics.json` that follows from the predictions."""
-    users, targets = predictions[USER_ID].to_pylist(), predictions[TARGET].to_pylist()
-    lists, histories = predictions["item_ids"].to_pylist(), list(rows[HISTORY])
-    ks, protocol, slices = settings["ks"], settings["protocol"], {}
-    warm = predictions["warm"].to_pylist()
-    for label, wanted in (("warm", True), ("cold", False)):
-        chosen = np.array([value is wanted for value in warm])
-        if chosen.any():
-            values = _intervals(predictions.filter(pa.array(chosen)), ks, protocol)
-            slices[label] = {"rows": int(chosen.sum()), "share": float(chosen.mean()), "metrics": values}
+    targets, lists = predictions[TARGET].to_pylist(), predictions["item_ids"].to_pylist()
+    histories, ks, protocol = list(rows[HISTORY]), settings["ks"], settings["protocol"]
     popularity = np.bincount(np.concatenate([*histories, []]).astype(np.int64), minlength=len(catalog))
     lists_by_k = {k: recommendation_counts(lists, len(catalog), k) for k in ks}
     beyond = {
@@ -200,6 +189,32 @@ def _summary(settings: dict, rows: "Dataset", predictions: pa.Table, catalog: "C
             ("popularity_lift", popularity_lift(counts, popularity)),
         )
     }
+    summary = summarize(settings, predictions, catalog) | {"beyond_accuracy": beyond}
+    summary["counts"] |= {
+        "short_lists": sum(len(items) < max(ks) for items in lists),
+        "empty_histories": sum(not history for history in histories),
+        "targets_in_history": sum(target in history for target, history in zip(targets, histories, strict=True)),
+    }
+    return summary
+
+
+def summarize(settings: dict[str, Any], predictions: pa.Table, catalog: "Catalog") -> dict[str, Any]:
+    """
+    What any predictions say: settings, hashes, metrics with intervals, warm and cold targets apart.
+
+    Args:
+        settings (`dict`): Entries of `metrics.json` that are known before, `ks` and `protocol` among them.
+        predictions (`pyarrow.Table`): With the columns of `predictions.parquet`.
+        catalog ([`Catalog`]): The items.
+    """
+    users, targets = predictions[USER_ID].to_pylist(), predictions[TARGET].to_pylist()
+    ks, protocol, slices = settings["ks"], settings["protocol"], {}
+    warm = predictions["warm"].to_pylist()
+    for label, wanted in (("warm", True), ("cold", False)):
+        chosen = np.array([value is wanted for value in warm])
+        if chosen.any():
+            values = _intervals(predictions.filter(pa.array(chosen)), ks, protocol)
+            slices[label] = {"rows": int(chosen.sum()), "share": float(chosen.mean()), "metrics": values}
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -212,15 +227,17 @@ def _summary(settings: dict, rows: "Dataset", predictions: pa.Table, catalog: "C
         "interval": {"level": _LEVEL, "unit": "user", "samples": _NUM_SAMPLES, "seed": _SEED},
         "metrics": _intervals(predictions, ks, protocol),
         "slices": slices,
-        "beyond_accuracy": beyond,
         "certified_share": certified_share(predictions["certified"].to_pylist()),
-        "counts": {
-            "short_lists": sum(len(items) < max(ks) for items in lists),
-            "empty_histories": sum(not history for history in histories),
-            "targets_in_history": sum(target in history for target, history in zip(targets, histories, strict=True)),
-            "tied_targets": int(np.count_nonzero(predictions["tied"].to_numpy())),
-        },
+        "counts": {"tied_targets": int(np.count_nonzero(predictions["tied"].to_numpy()))},
     }
+
+
+def warm_column(targets: Sequence[int], warm_items: Collection[int] | None) -> pa.Array:
+    """Whether each target occurs in training; null where that is not known."""
+    if warm_items is None:
+        return pa.nulls(len(targets), pa.bool_())
+    warm_items = set(warm_items)
+    return pa.array([target in warm_items for target in targets], pa.bool_())
 
 
 def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[str, dict[str, float]]:

@@ -38,9 +38,8 @@ FORMAT = 1
 INDEX_FILE = "recommender.json"
 ARRAYS_FILE = "recommender.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-# What a training run leaves in a model folder and nobody needs to recommend, and formats that can hold code.
-NOT_UPLOADED = ["checkpoint-*", "runs/*", ".*", "*.pt", "*.pth", "*.bin", "*.pkl", "*.pickle", "*.ckpt", "*.py"]
-NOT_UPLOADED += ["*.parquet"]  # predictions name users
+# What nobody needs to recommend, formats that can hold code, and predictions (parquet), which name users.
+NOT_UPLOADED = "checkpoint-* runs/* .* *.parquet *.pt *.pth *.bin *.pkl *.pickle *.ckpt *.py".split()
 _CHECKED_PATHS = 256  # items whose path is looked up in the trie before a folder is written
 
 

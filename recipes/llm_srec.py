@@ -18,12 +18,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import LLMSRecConfig, LLMSRecTrainer, SASRecConfig, SASRecModel, SequentialConfig, SequentialTrainer
-from hf_rec.arguments import DataArguments, checkpoint_to_resume, parse_arguments, select_rows
-from hf_rec.cost import measured_cost, write_cost
+from hf_rec.arguments import DataArguments, parse_arguments, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
 from hf_rec.evaluation import evaluate_recommender
-from hf_rec.trainers.callbacks import TrainingClock
+from hf_rec.trainers.training_run import train_and_save
 
 
 @dataclass
@@ -77,6 +76,7 @@ def train_teacher(args: TeacherArguments, training_args: LLMSRecConfig, catalog,
         logging_steps=steps,
         use_cpu=training_args.use_cpu,
         seed=training_args.seed,
+        resume_from_checkpoint="last" if resume else None,
     )
     set_seed(training_args.seed)
     model = SASRecModel(
@@ -89,9 +89,8 @@ def train_teacher(args: TeacherArguments, training_args: LLMSRecConfig, catalog,
         )
     )
     trainer = SequentialTrainer(model, config, train_dataset=train, eval_dataset=validation, catalog=catalog)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(resume and "last", folder))
-    trainer.save_model()
-    trainer.save_state()
+    labels = distinct_labels(train, config.supervise)
+    train_and_save(trainer, training_rows=len(train), distinct_labels=labels)
     trainer.accelerator.wait_for_everyone()
     return folder
 
@@ -118,8 +117,6 @@ def main(
         "quantization_config": quantization and quantization.to_dict(),
     }
     training_args.model_init_kwargs = {name: value for name, value in options.items() if value is not None}
-    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
-    clock = TrainingClock(checkpoint)
     trainer = LLMSRecTrainer(
         model_args.model_name_or_path,
         training_args,
@@ -127,20 +124,10 @@ def main(
         eval_dataset=validation,
         catalog=catalog,
         sequence_model=teacher,
-        callbacks=[clock],
         peft_config=get_peft_config(model_args),
     )
-    with measured_cost(
-        training_rows=len(train),
-        distinct_labels=distinct_labels(train, training_args.supervise),
-        seed=training_args.seed,
-    ) as cost:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    cost["seconds"] += clock.earlier
-    trainer.save_model()
-    trainer.save_state()
-    if training_args.should_save:
-        write_cost(training_args.output_dir, cost)
+    labels = distinct_labels(train, training_args.supervise)
+    cost = train_and_save(trainer, training_rows=len(train), distinct_labels=labels)
 
     # 4. Rank the test rows, once
     if training_args.do_predict:

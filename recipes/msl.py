@@ -11,12 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import MSLConfig, MSLTrainer
-from hf_rec.arguments import DataArguments, checkpoint_to_resume, parse_arguments, select_rows
-from hf_rec.cost import measured_cost, write_cost
+from hf_rec.arguments import DataArguments, parse_arguments, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
 from hf_rec.evaluation import evaluate_recommender
-from hf_rec.trainers.callbacks import TrainingClock
+from hf_rec.trainers.training_run import train_and_save
 
 
 def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelConfig) -> None:
@@ -36,8 +35,6 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
     )
 
     # 3. Train
-    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
-    clock = TrainingClock(checkpoint)
     trainer = MSLTrainer(
         model,
         training_args,
@@ -45,20 +42,10 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
         eval_dataset=validation,
         processing_class=tokenizer,
         catalog=catalog,
-        callbacks=[clock],
         peft_config=get_peft_config(model_args),
     )
-    with measured_cost(
-        training_rows=len(train),
-        distinct_labels=distinct_labels(train, training_args.supervise),
-        seed=training_args.seed,
-    ) as cost:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    cost["seconds"] += clock.earlier
-    trainer.save_model()
-    trainer.save_state()
-    if training_args.should_save:
-        write_cost(training_args.output_dir, cost)
+    labels = distinct_labels(train, training_args.supervise)
+    cost = train_and_save(trainer, training_rows=len(train), distinct_labels=labels)
 
     # 4. Rank the test rows, once
     if training_args.do_predict:

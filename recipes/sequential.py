@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, fields
 from transformers import AutoConfig, AutoModel, set_seed
 
 import hf_rec.models  # noqa: F401  registers the sequence models with the Auto classes
-from hf_rec.arguments import DataArguments, checkpoint_to_resume, parse_arguments, select_rows
-from hf_rec.cost import measured_cost, write_cost
+from hf_rec.arguments import DataArguments, parse_arguments, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import distinct_labels, seen_items
 from hf_rec.evaluation import evaluate_recommender
-from hf_rec.trainers.callbacks import TrainingClock
 from hf_rec.trainers.sequential_config import SequentialConfig
 from hf_rec.trainers.sequential_trainer import SequentialTrainer
+from hf_rec.trainers.training_run import train_and_save
 
 
 MODEL_TYPES = ("sasrec", "gru4rec", "fmlprec", "caser", "bert4rec", "esasrec")
@@ -63,20 +62,9 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
     model = AutoModel.from_config(model_args.config(len(catalog)))
 
     # 3. Train
-    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
-    clock = TrainingClock(checkpoint)
-    trainer = SequentialTrainer(model, training_args, train, validation, catalog=catalog, callbacks=[clock])
-    with measured_cost(
-        training_rows=len(train),
-        distinct_labels=distinct_labels(train, training_args.supervise),
-        seed=training_args.seed,
-    ) as cost:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    cost["seconds"] += clock.earlier
-    trainer.save_model()
-    trainer.save_state()
-    if training_args.should_save:
-        write_cost(training_args.output_dir, cost)
+    trainer = SequentialTrainer(model, training_args, train, validation, catalog=catalog)
+    labels = distinct_labels(train, training_args.supervise)
+    cost = train_and_save(trainer, training_rows=len(train), distinct_labels=labels)
 
     # 4. Rank the test rows, once
     if training_args.do_predict:

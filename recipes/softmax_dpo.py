@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer
-from hf_rec.arguments import DataArguments, checkpoint_to_resume, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, parse_arguments, select_rows
 from hf_rec.candidates import draw_candidates, evaluate_candidates
-from hf_rec.cost import measured_cost, write_cost
+from hf_rec.cost import measured_cost
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.sequences import seen_items
 from hf_rec.evaluation import evaluate_recommender
-from hf_rec.trainers.callbacks import TrainingClock
+from hf_rec.trainers.training_run import train_and_save
 
 
 @dataclass
@@ -47,26 +47,19 @@ def main(
         "dtype": model_args.dtype,
         "attn_implementation": model_args.attn_implementation,
     }
-    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
-    clock = TrainingClock(checkpoint)
-    # The reference may run over all rows when the trainer is made, which is a part of the cost
-    with measured_cost(training_rows=len(train), distinct_labels=len(train), seed=training_args.seed) as cost:
+    with measured_cost() as making:  # the reference may run over all rows here
         trainer = SoftmaxDPOTrainer(
             model_args.model_name_or_path,
             args=training_args,
             train_dataset=train,
             eval_dataset=validation,
             catalog=catalog,
-            callbacks=[clock],
             quantization_config=get_quantization_config(model_args),
             peft_config=get_peft_config(model_args),
         )
-        trainer.train(resume_from_checkpoint=checkpoint)
-    cost["seconds"] += clock.earlier
-    trainer.save_model()
-    trainer.save_state()
-    if training_args.should_save:
-        write_cost(training_args.output_dir, cost)
+    cost = train_and_save(
+        trainer, seconds_before=making["seconds"], training_rows=len(train), distinct_labels=len(train)
+    )
 
     # 3. Rank the test rows, once: among all items, and among few
     if training_args.do_predict:

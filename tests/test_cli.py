@@ -280,7 +280,7 @@ def test_evaluate_over_two_processes_gives_the_same_files(folders, tmp_path):
         "-m",
         "hf_rec.cli",
     ]
-    subprocess.run([*launch, *words, "--out", str(tmp_path / "two")], check=True, capture_output=True, text=True)
+    subprocess.run([*launch, *words, "--out", str(tmp_path / "two")], check=True)
     assert run(*words, "--out", tmp_path / "one") == 0
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert two["evaluation"]["processes"] == 2

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_rec.arguments import DataArguments, check_config, checkpoint_to_resume, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, check_config, parse_arguments, select_rows
 from hf_rec.cli import build_parser
+from hf_rec.trainers.training_run import checkpoint_to_resume
 
 
 ROOT = Path(__file__).parents[1]

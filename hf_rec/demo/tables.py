@@ -15,10 +15,12 @@ SHOWN_ITEMS = 5
 
 
 def metric(result: dict[str, Any], name: str) -> dict[str, float]:
+    """`"mean"`, `"low"` and `"high"` of e.g. `ndcg@10`, from the content of a `metrics.json`."""
     return result["metrics"][f"{result['protocol']}/{name}"]
 
 
 def results_table(results: dict[str, dict[str, Any]]):
+    """A rich table of the measured models, by the name of their folder."""
     from rich.table import Table
 
     first = next(iter(results.values()))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.arguments import select_rows
-from hf_rec.cost import measured_cost, write_cost
 
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ def train_model(
     from transformers import PrinterCallback
 
     from hf_rec.data.sequences import distinct_labels
+    from hf_rec.trainers.training_run import train_and_save
 
     make = _language_model_trainer if folder.name in LANGUAGE_MODELS else _sequence_model_trainer
     method = (LANGUAGE_MODELS | SEQUENCE_MODELS)[folder.name]
@@ -94,11 +94,7 @@ def train_model(
     )
     trainer.remove_callback(PrinterCallback)
     known = {"training_rows": len(splits["train"]), "distinct_labels": distinct_labels(splits["train"])}
-    with measured_cost(**known, seed=seed) as cost:
-        trainer.train()
-    trainer.save_model()
-    trainer.save_state()
-    write_cost(str(folder), cost)
+    cost = train_and_save(trainer, **known)
     return trainer.recommender(), cost
 
 

@@ -42,16 +42,10 @@ class BERT4RecConfig(SequenceModelConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got "
-                f"{self.num_attention_heads}."
-            )
-
 
 class BERT4RecBlock(nn.Module):
+    """Attention in both directions, then a feed-forward layer, layer norm behind each."""
+
     def __init__(self, config: BERT4RecConfig):
         super().__init__()
         size, inner = config.hidden_size, config.intermediate_size or 4 * config.hidden_size

@@ -40,16 +40,13 @@ class ESASRecConfig(SequenceModelConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got "
-                f"{self.num_attention_heads}."
-            )
         if self.intermediate_size is not None and self.intermediate_size < 1:
             raise ValueError(f"`intermediate_size` must be at least 1, got {self.intermediate_size}.")
 
 
 class LiGRBlock(nn.Module):
+    """Attention and SwiGLU, each added to its input through a gate that is computed from the input."""
+
     def __init__(self, config: ESASRecConfig):
         super().__init__()
         size, inner = config.hidden_size, config.intermediate_size or 4 * config.hidden_size

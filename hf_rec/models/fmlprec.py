@@ -57,6 +57,8 @@ class FMLPRecFilter(nn.Module):
 
 
 class FMLPRecBlock(nn.Module):
+    """A learned filter of the frequencies of a row, then a feed-forward layer, each added to its input."""
+
     def __init__(self, config: FMLPRecConfig):
         super().__init__()
         size = config.hidden_size

@@ -47,11 +47,6 @@ class SASRecConfig(SequenceModelConfig):
         super().__post_init__(**kwargs)
         if self.residual not in ("input", "query"):
             raise ValueError(f"`residual` must be 'input' or 'query', got {self.residual!r}.")
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got "
-                f"{self.num_attention_heads}."
-            )
 
 
 class SASRecAttention(nn.Module):
@@ -82,6 +77,8 @@ class SASRecAttention(nn.Module):
 
 
 class SASRecBlock(nn.Module):
+    """Causal attention, then a feed-forward layer, layer norm before each (`residual` says what attention adds to)."""
+
     def __init__(self, config: SASRecConfig):
         super().__init__()
         self.residual = config.residual

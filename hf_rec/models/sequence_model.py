@@ -45,6 +45,9 @@ class SequenceModelConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        heads = getattr(self, "num_attention_heads", 1)
+        if heads < 1 or self.hidden_size % heads:
+            raise ValueError(f"`num_attention_heads` must divide `hidden_size` = {self.hidden_size}, got {heads}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and less than 1, got {self.dropout}.")
 

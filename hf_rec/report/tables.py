@@ -109,20 +109,24 @@ def paired_table(section: Section, baseline: Method) -> str:
 
 
 def format_value(value: float) -> str:
+    """A metric: four decimals."""
     return f"{value:.4f}"
 
 
 def format_interval(mean: float, low: float, high: float) -> str:
+    """A metric and its interval: `0.0588 [0.0562, 0.0615]`."""
     return f"{mean:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def format_seconds(seconds: float) -> str:
+    """A duration in the unit that suits it: `7.2 s`, `35.0 min`, `2.1 h`."""
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def format_bytes(size: float) -> str:
+    """A size in the unit that suits it: `512 MiB`, `1.20 GiB`."""
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.2f} GiB"
 
 

@@ -27,11 +27,11 @@ from hf_rec.metrics.ranking import ranking_metrics
 from hf_rec.models.llm_srec import LLMSRecModel
 from hf_rec.models.sequence_model import SequencePreTrainedModel
 from hf_rec.trainers.base_trainer import RecommenderTrainer
-from hf_rec.trainers.callbacks import StopEarly
 from hf_rec.trainers.gather import gather_rows
 from hf_rec.trainers.llm_srec_config import LLMSRecConfig
 from hf_rec.trainers.retrieval_negatives import RetrievalNegatives
 from hf_rec.trainers.retrieval_rows import RetrievalRows, check_columns, collate_ranking, collate_training, is_encoded
+from hf_rec.trainers.training_run import StopEarly
 
 
 logger = logging.get_logger(__name__)
@@ -267,9 +267,9 @@ class LLMSRecTrainer(RecommenderTrainer):
         if self.args.lr_decay == 1 or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         every = self.args.eval_steps if self.args.eval_strategy == "steps" else self._steps_per_epoch()
-        every = (
-            math.ceil(every * num_training_steps) if every < 1 else int(every)
-        )  # below 1 it is a share of all steps
+        if every < 1:  # a share of all steps
+            every = every * num_training_steps
+        every = math.ceil(every)
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, partial(_decayed, self.args.lr_decay, every))
         return self.lr_scheduler
 

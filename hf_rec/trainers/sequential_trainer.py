@@ -19,11 +19,11 @@ from hf_rec.hub import save_recommender
 from hf_rec.metrics.ranking import ranking_metrics
 from hf_rec.models.sequence_model import SequencePreTrainedModel
 from hf_rec.trainers.base_trainer import RecommenderTrainer
-from hf_rec.trainers.callbacks import StopEarly
 from hf_rec.trainers.item_loss import ItemLoss
 from hf_rec.trainers.item_sampling import mask_items, position_keys, row_keys
 from hf_rec.trainers.lazy_adam import LazyAdam, clip_grad_norm
 from hf_rec.trainers.sequential_config import SequentialConfig
+from hf_rec.trainers.training_run import StopEarly
 
 
 logger = logging.get_logger(__name__)

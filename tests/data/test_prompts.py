@@ -391,7 +391,9 @@ class TestLoading:
     def test_tokens_added_later_are_no_other_tokenizer(self, folder, small_catalog):
         tokenizer = train("byte_level")
         tokenizer.add_special_tokens({"mask_token": "<new>"})
-        Prompt.load(folder, tokenizer, small_catalog)
+        loaded = Prompt.load(folder, tokenizer, small_catalog)
+        saved = Prompt(train("byte_level"), small_catalog, form="alpaca")
+        assert loaded.encode_example([1, 2], 3) == saved.encode_example([1, 2], 3)
 
     def test_edited_or_truncated_file_is_named(self, folder, byte_level, small_catalog):
         text = (folder / "prompt.json").read_text()

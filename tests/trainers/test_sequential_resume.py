@@ -10,9 +10,9 @@ from transformers import TrainerCallback
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.cost import read_cost, write_cost
 from hf_rec.models import SASRecConfig, SASRecModel
-from hf_rec.trainers.callbacks import TrainingClock
 from hf_rec.trainers.sequential_config import SequentialConfig
 from hf_rec.trainers.sequential_trainer import SequentialTrainer
+from hf_rec.trainers.training_run import TrainingClock
 
 
 N = 20

@@ -1,0 +1,83 @@
+"""What a run needs around `trainer.train`: where it goes on, what it cost over all its parts, when it stops early."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+from hf_rec.cost import measured_cost, read_cost, write_cost
+
+
+def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known) -> dict[str, Any]:
+    """
+    Train, going on from where `args.resume_from_checkpoint` says, and leave in `args.output_dir` the model, the
+    trainer's state and what the training cost.
+
+    Args:
+        trainer (`transformers.Trainer`): Ready to train.
+        seconds_before (`float`, *optional*, defaults to `0.0`): Time already spent for this training.
+        known: Entries of the cost that are known before, such as `training_rows` and `distinct_labels`.
+
+    Returns:
+        `dict`: `known`, `seed`, `seconds` (those of earlier parts of the run too) and `peak_memory` (bytes).
+    """
+    args = trainer.args
+    checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+    clock = TrainingClock(checkpoint)
+    trainer.add_callback(clock)
+    with measured_cost(**known, seed=args.seed) as cost:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    cost["seconds"] += clock.earlier + seconds_before
+    trainer.save_model()
+    trainer.save_state()
+    if args.should_save:
+        write_cost(args.output_dir, cost)
+    return cost
+
+
+def checkpoint_to_resume(value: str | None, output_dir: str) -> str | None:
+    """
+    What `--resume_from_checkpoint` stands for: a folder, or with `"last"` the newest checkpoint in `output_dir`, if
+    there is one; so the same command line starts a run and goes on with it.
+    """
+    if value != "last":
+        return value
+    return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+
+
+class StopEarly(EarlyStoppingCallback):
+    """
+    Early stopping that a run which has stopped, and is started again from its last checkpoint, still obeys. Goes with
+    `restore_callback_states_from_checkpoint=True`, or a resumed run counts anew.
+    """
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+
+class TrainingClock(TrainerCallback):
+    """
+    Keeps the seconds of training so far beside each checkpoint, for a run that goes on from it.
+
+    Args:
+        checkpoint (`str`, *optional*): Folder that training goes on from.
+
+    Attributes:
+        earlier (`float`): Seconds of training before that checkpoint; 0 where there is none, or it does not say.
+    """
+
+    def __init__(self, checkpoint: str | None = None):
+        self.earlier = float(read_cost(checkpoint).get("seconds", 0.0)) if checkpoint else 0.0
+        self._start = time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start = time.perf_counter()
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        if state.is_world_process_zero and folder.is_dir():
+            write_cost(str(folder), {"seconds": self.earlier + time.perf_counter() - self._start})
