@@ -6,9 +6,11 @@ python recipes/new_lm.py --config recipes/configs/new_lm/ml-100k.yaml
 accelerate launch --config_file accelerate_configs/cpu.yaml recipes/item_text_lm.py \
     --config recipes/configs/item_text_lm/ml-100k.yaml
 
-Items stand end to end in rows that fill the model's positions, in orders drawn at random: the model learns every
-position that a prompt will use, and nothing about which item follows which. One item in twenty is held out; the loss
-of these selects the weights. A run that was cut off goes on with `--resume_from_checkpoint last`.
+Each row is filled from a few random items, drawn again and again: the model learns every position that a prompt will
+use and to look back at what it has read, as any pretrained language model does, and nothing about which item follows
+which. (Were each item there once, it would learn that what came before never helps, and no longer look.) One item in
+twenty is held out; the loss of these selects the weights. A run that was cut off goes on with
+`--resume_from_checkpoint last`.
 """
 
 from dataclasses import dataclass, field
@@ -39,20 +41,23 @@ class TextArguments:
     data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`; its catalog is used."})
     item_attributes: list[str] | None = field(default=None, metadata={"help": "Attributes that follow the title."})
     max_item_tokens: int = field(default=64, metadata={"help": "Most tokens of an item."})
+    items_per_row: int = field(default=6, metadata={"help": "Items that a row is filled from."})
     num_orders: int = field(default=20, metadata={"help": "Random orders of the items; each is a pass over them."})
 
 
-def packed(items: list[list[int]], start: list[int], length: int, num_orders: int, seed: int) -> Dataset:
-    """Items end to end in rows of at most `length` tokens, once for each order."""
+def packed(
+    items: list[list[int]], start: list[int], length: int, items_per_row: int, num_orders: int, seed: int
+) -> Dataset:
+    """Rows of at most `length` tokens, each filled from the next items of a random order."""
     rows = []
     for order in range(num_orders):
-        row = start
-        for place in np.random.default_rng((seed, order)).permutation(len(items)):
-            if len(row) + len(items[place]) > length:
-                rows.append(row)
-                row = start
-            row = row + items[place]
-        rows.append(row)
+        random = np.random.default_rng((seed, order))
+        places = random.permutation(len(items))
+        for first in range(0, len(items), items_per_row):
+            row, drawn = start, []
+            while len(row) + len(drawn) <= length:
+                row, drawn = row + drawn, items[random.choice(places[first : first + items_per_row])]
+            rows.append(row)
     return Dataset.from_dict({"input_ids": rows})
 
 
@@ -78,8 +83,10 @@ def main(text_args: TextArguments, training_args: TrainingArguments, model_args:
     trainer = Trainer(
         model=model,
         args=training_args,
-        train_dataset=packed(training, start, length, text_args.num_orders, training_args.seed),
-        eval_dataset=packed(encoded[::20], start, length, 1, training_args.seed),
+        train_dataset=packed(
+            training, start, length, text_args.items_per_row, text_args.num_orders, training_args.seed
+        ),
+        eval_dataset=packed(encoded[::20], start, length, text_args.items_per_row, 1, training_args.seed),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         processing_class=tokenizer,
     )
