@@ -323,6 +323,21 @@ def test_the_llm_srec_recipe_trains_teacher_and_student(workplace):
     assert (out / "model.safetensors").read_bytes() == student
 
 
+def test_a_row_of_item_text_comes_back_to_few_items_and_fits_the_model():
+    packed = load(ROOT / "recipes" / "item_text_lm.py").packed
+    items = [[10 * item, 10 * item + 1] for item in range(1, 21)]  # two tokens each
+    rows = packed(items, [0], length=30, items_per_row=5, num_orders=2, seed=0)["input_ids"]
+    assert len(rows) == 8
+    pools = [{token // 10 for token in row[1:]} for row in rows]
+    for row, pool in zip(rows, pools, strict=True):
+        assert row[0] == 0 and len(row) == 29  # another item would not fit into 30
+        assert all(row[at + 1] == row[at] + 1 for at in range(1, 29, 2)), "items stand whole"
+        assert len(pool) <= 5
+    for order in (pools[:4], pools[4:]):
+        assert sum(map(len, order)) == len(set().union(*order)), "an item is in one row of an order"
+    assert pools[:4] != pools[4:]
+
+
 @pytest.mark.slow
 def test_the_item_text_recipe_trains_a_language_model(workplace):
     out = workplace / "text_lm"
