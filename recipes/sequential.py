@@ -9,6 +9,7 @@ A run that was cut off goes on from its last checkpoint with `--resume_from_chec
 
 from dataclasses import dataclass, field, fields
 
+import torch
 from transformers import AutoConfig, AutoModel, set_seed
 
 import hf_rec.models  # noqa: F401  registers the sequence models with the Auto classes
@@ -57,7 +58,8 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
     train = select_rows(splits[data_args.train_split], data_args.max_train_samples)
     validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
 
-    # 2. Model
+    # 2. Model. Weight decay shrinks the filters that Caser does not use to denormal numbers, at which a CPU crawls.
+    torch.set_flush_denormal(True)
     set_seed(training_args.seed)
     model = AutoModel.from_config(model_args.config(len(catalog)))
 
