@@ -44,6 +44,11 @@ class TextArguments:
     items_per_row: int = field(default=6, metadata={"help": "Items that a row is filled from."})
     num_orders: int = field(default=20, metadata={"help": "Random orders of the items; each is a pass over them."})
 
+    def __post_init__(self):
+        for name in ("max_item_tokens", "items_per_row", "num_orders"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
 
 def packed(
     items: list[list[int]], start: list[int], length: int, items_per_row: int, num_orders: int, seed: int
