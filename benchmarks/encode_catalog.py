@@ -16,9 +16,9 @@ from llm_srec_epoch import make_catalog, make_frozen, make_rows
 
 from hf_rec import Catalog, LLMSRecModel
 from hf_rec.columns import ATTENTION_MASK, HISTORY, HISTORY_TIMESTAMPS, INPUT_IDS, SLOT_ITEMS
-from hf_rec.data.user_prompts import RetrievalPrompt
-from hf_rec.generation.item_index import ItemIndex
-from hf_rec.generation.prompt_vectors import PromptVectors
+from hf_rec.data.prompts.retrieval import RetrievalPrompt
+from hf_rec.recommenders.item_index import ItemIndex
+from hf_rec.recommenders.prompt_vectors import PromptVectors
 
 
 @torch.no_grad()

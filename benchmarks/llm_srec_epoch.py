@@ -23,8 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hf_rec import Catalog, LLMSRecConfig, LLMSRecModel, LLMSRecTrainer
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, INPUT_IDS, LABELS, SLOT_ITEMS, TARGET
 from hf_rec.data.prepare import load_prepared
-from hf_rec.models.from_scratch import new_tokenizer
-from hf_rec.models.sasrec import SASRecConfig, SASRecModel
+from hf_rec.models.language.from_scratch import new_tokenizer
+from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 
 
 def make_catalog(num_items: int, seed: int = 0) -> Catalog:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from hf_rec.data.catalog import Catalog
-from hf_rec.generation.sequence import SequenceRecommender
 from hf_rec.models import SASRecConfig, SASRecModel
+from hf_rec.recommenders.sequence import SequenceRecommender
 
 
 def plain(model: SASRecModel, histories: list[list[int]], k: int) -> torch.Tensor:

@@ -22,9 +22,9 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.prompts import Prompt
-from hf_rec.generation.recommend import LanguageModelRecommender
-from hf_rec.models.from_scratch import new_tokenizer
+from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.models.language.from_scratch import new_tokenizer
+from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
 

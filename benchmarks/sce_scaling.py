@@ -26,10 +26,10 @@ import torch
 
 from hf_rec.columns import IGNORE_INDEX
 from hf_rec.models import SASRecConfig, SASRecModel
-from hf_rec.trainers.item_loss import ItemLoss
-from hf_rec.trainers.item_sampling import position_keys
-from hf_rec.trainers.lazy_adam import LazyAdam
-from hf_rec.trainers.sequential_config import SequentialConfig
+from hf_rec.trainers.seeded_draws import position_keys
+from hf_rec.trainers.sequential.config import SequentialConfig
+from hf_rec.trainers.sequential.lazy_adam import LazyAdam
+from hf_rec.trainers.sequential.loss import ItemLoss
 
 
 WIDTH, LENGTH = 64, 50

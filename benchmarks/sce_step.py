@@ -29,9 +29,9 @@ from torch import nn
 
 from hf_rec.columns import IGNORE_INDEX
 from hf_rec.models import SASRecConfig, SASRecModel
-from hf_rec.trainers.item_loss import ItemLoss
-from hf_rec.trainers.item_sampling import position_keys
-from hf_rec.trainers.sequential_config import SequentialConfig
+from hf_rec.trainers.seeded_draws import position_keys
+from hf_rec.trainers.sequential.config import SequentialConfig
+from hf_rec.trainers.sequential.loss import ItemLoss
 
 
 NUM_ITEMS, LENGTH, WIDTH = 12_101, 50, 64

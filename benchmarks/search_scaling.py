@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_rec.generation.beam_search import trie_beam_search
+from hf_rec.search.beam_search import trie_beam_search
 from hf_rec.trie.csr import TrieCSR
 from hf_rec.trie.item_trie import ItemTrie
 

@@ -37,8 +37,8 @@ def run_ours(args: argparse.Namespace) -> dict:
 
     from hf_rec.data.catalog import Catalog
     from hf_rec.models import SASRecConfig, SASRecModel
-    from hf_rec.trainers.sequential_config import SequentialConfig
-    from hf_rec.trainers.sequential_trainer import SequentialTrainer
+    from hf_rec.trainers.sequential.config import SequentialConfig
+    from hf_rec.trainers.sequential.trainer import SequentialTrainer
 
     torch.set_num_threads(args.threads)
     users = read_users()

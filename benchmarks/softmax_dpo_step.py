@@ -33,9 +33,9 @@ from trie_loss import item_paths
 from hf_rec import ItemTrie, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from hf_rec.data.preference_collator import PADDING
 from hf_rec.losses.trie_softmax import chunked_cross_entropy
-from hf_rec.models.compact_head import CompactHead
-from hf_rec.trainers.packed_answers import PackedAnswers
-from hf_rec.trainers.trie_loss import valid_logits, vocabulary_logits
+from hf_rec.models.language.compact_head import CompactHead
+from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
+from hf_rec.trainers.trie_logits import valid_logits, vocabulary_logits
 
 
 WAYS = ("sft", "precomputed", "adapter", "repeated")

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trie_loss import item_paths, make_batch
 
 from hf_rec.columns import IGNORE_INDEX
-from hf_rec.models.compact_head import CompactHead
-from hf_rec.trainers.trie_loss import labelled_positions, valid_logits
+from hf_rec.models.language.compact_head import CompactHead
+from hf_rec.trainers.trie_logits import labelled_positions, valid_logits
 from hf_rec.trie.item_trie import ItemTrie
 
 

@@ -105,7 +105,7 @@ def measure_books(folder):
     from transformers import PreTrainedTokenizerFast
 
     from hf_rec.data.catalog import Catalog
-    from hf_rec.data.prompts import Prompt
+    from hf_rec.data.prompts.next_item import Prompt
 
     titles = json.loads((Path(folder) / "msl_amazon_books" / "id2name4Rec.json").read_text(encoding="utf-8"))
     catalog = Catalog.from_records([{"item_id": key, "title": title} for key, title in titles.items()])

@@ -26,9 +26,9 @@ from torch import nn
 
 from hf_rec.columns import DEAD_NODE, IGNORE_INDEX
 from hf_rec.losses.trie_softmax import masked_softmax_loss
-from hf_rec.models.compact_head import CompactHead
-from hf_rec.models.from_scratch import new_tokenizer
-from hf_rec.trainers.trie_loss import labelled_positions, valid_logits
+from hf_rec.models.language.compact_head import CompactHead
+from hf_rec.models.language.from_scratch import new_tokenizer
+from hf_rec.trainers.trie_logits import labelled_positions, valid_logits
 from hf_rec.trie.item_trie import ItemTrie
 
 

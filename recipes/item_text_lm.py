@@ -29,8 +29,8 @@ from trl import ModelConfig
 
 from hf_rec import Catalog
 from hf_rec.arguments import parse_arguments
-from hf_rec.data.text_encoder import PlainTextEncoder
-from hf_rec.data.user_prompts import attribute_text
+from hf_rec.data.prompts.retrieval import attribute_text
+from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.trainers.training_run import checkpoint_to_resume
 
 

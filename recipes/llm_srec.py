@@ -20,8 +20,8 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from hf_rec import LLMSRecConfig, LLMSRecTrainer, SASRecConfig, SASRecModel, SequentialConfig, SequentialTrainer
 from hf_rec.arguments import DataArguments, parse_arguments, select_rows
 from hf_rec.data.prepare import load_prepared
-from hf_rec.data.sequences import distinct_labels, seen_items
-from hf_rec.evaluation import evaluate_recommender
+from hf_rec.data.splits import distinct_labels, seen_items
+from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.trainers.training_run import train_and_save
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hf_rec import Catalog
 from hf_rec.arguments import parse_arguments
-from hf_rec.models.from_scratch import new_causal_lm, new_tokenizer
+from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
 
 
 @dataclass

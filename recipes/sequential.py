@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModel, set_seed
 import hf_rec.models  # noqa: F401  registers the sequence models with the Auto classes
 from hf_rec.arguments import DataArguments, parse_arguments, select_rows
 from hf_rec.data.prepare import load_prepared
-from hf_rec.data.sequences import distinct_labels, seen_items
-from hf_rec.evaluation import evaluate_recommender
-from hf_rec.trainers.sequential_config import SequentialConfig
-from hf_rec.trainers.sequential_trainer import SequentialTrainer
+from hf_rec.data.splits import distinct_labels, seen_items
+from hf_rec.evaluation.full import evaluate_recommender
+from hf_rec.trainers.sequential.config import SequentialConfig
+from hf_rec.trainers.sequential.trainer import SequentialTrainer
 from hf_rec.trainers.training_run import train_and_save
 
 

@@ -13,11 +13,11 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer
 from hf_rec.arguments import DataArguments, parse_arguments, select_rows
-from hf_rec.candidates import draw_candidates, evaluate_candidates
-from hf_rec.cost import measured_cost
 from hf_rec.data.prepare import load_prepared
-from hf_rec.data.sequences import seen_items
-from hf_rec.evaluation import evaluate_recommender
+from hf_rec.data.splits import seen_items
+from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
+from hf_rec.evaluation.cost import measured_cost
+from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.trainers.training_run import train_and_save
 
 

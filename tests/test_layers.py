@@ -10,34 +10,34 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_rec"
 
 # What a layer may import besides itself and LEAVES. losses, models, trie, metrics and data know none of each other.
-LEAVES = {"columns", "cost", "fields"}
-BELOW_HUB = {"generation", "models", "trie", "data"}
-BELOW_EVALUATION = {"hub", "metrics", "runs", "target_ranks", *BELOW_HUB}
-BELOW_TRAINERS = {"candidates", "evaluation", "diagnostics", *BELOW_EVALUATION}
+LEAVES = {"columns", "fields", "files"}
+BELOW_RECOMMENDERS = {"search", "models", "trie", "data"}
+BELOW_HUB = {"recommenders", *BELOW_RECOMMENDERS}
+BELOW_EVALUATION = {"hub", "metrics", *BELOW_HUB}
+BELOW_TRAINERS = {"evaluation", "diagnostics", *BELOW_EVALUATION}
+BELOW_COMMANDS = {"arguments", "losses", "report", "trainers", *BELOW_TRAINERS}
 ALLOWED = {
     "columns": set(),
-    "cost": set(),
     "fields": set(),
+    "files": set(),
     "arguments": set(),
     "losses": set(),
     "models": set(),
     "trie": set(),
     "metrics": set(),
     "data": set(),
-    "generation": {"models", "trie", "data"},
+    "search": {"models", "trie"},
+    "recommenders": BELOW_RECOMMENDERS,
     "hub": BELOW_HUB,
-    "runs": {"metrics"},
-    "target_ranks": {"generation", "metrics"},
-    "candidates": {"evaluation", *BELOW_EVALUATION},
     "evaluation": BELOW_EVALUATION,
-    "diagnostics": BELOW_EVALUATION,
-    "calibration": {"generation"},
+    "diagnostics": {"evaluation", *BELOW_EVALUATION},
     "trainers": {"losses", *BELOW_TRAINERS},
-    "report": BELOW_TRAINERS,
-    "demo": {"arguments", "losses", "report", "trainers", *BELOW_TRAINERS},
-    "cli": {"arguments", "calibration", "demo", "losses", "report", "trainers", *BELOW_TRAINERS},
-    "__init__": {"data", "generation", "hub", "trainers", "trie"},
+    "report": {"evaluation", "metrics"},
+    "demo": BELOW_COMMANDS,
+    "cli": {"demo", *BELOW_COMMANDS},
+    "__init__": {"data", "hub", "models", "search", "trainers", "trie"},
 }
+METHODS = sorted(path.name for path in (PACKAGE / "trainers").iterdir() if (path / "__init__.py").is_file())
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -77,6 +77,15 @@ def test_a_module_imports_only_downward(path):
     }
     upward = imported - ALLOWED[layer] - LEAVES - {layer}
     assert not upward, f"`{layer}` must not import {sorted(upward)}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_imports_no_other_method(method):
+    others = tuple(f"hf_rec.trainers.{other}" for other in METHODS if other != method)
+    for path in (PACKAGE / "trainers" / method).rglob("*.py"):
+        imported = imported_modules(ast.parse(path.read_text()))
+        foreign = {name for name in imported if any(name == other or name.startswith(f"{other}.") for other in others)}
+        assert not foreign, f"{path.name} imports {sorted(foreign)}: move what both need up into trainers/"
 
 
 @pytest.mark.parametrize("layer", ["metrics", "report"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_rec.arguments import DataArguments, check_config, parse_arguments, select_rows
-from hf_rec.cli import build_parser
+from hf_rec.cli.main import build_parser
 from hf_rec.trainers.training_run import checkpoint_to_resume
 
 
@@ -229,7 +229,7 @@ def workplace(tmp_path_factory):
 
     from hf_rec import Catalog, ItemTrie
     from hf_rec.data.prepare import prepare
-    from hf_rec.data.prompts import Prompt
+    from hf_rec.data.prompts.next_item import Prompt
     from hf_rec.hub import save_recommender
 
     root = tmp_path_factory.mktemp("recipes")

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_rec.columns import ITEM_ID, TIMESTAMP, USER_ID, interaction_features
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.sequences import UNKNOWN_TIME
+from hf_rec.data.splits import UNKNOWN_TIME
 
 
 MISSING_TEXT = ("", "nan", "NaN", "NAN", "null", "NULL", "None", "<NA>")

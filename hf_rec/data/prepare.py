@@ -21,15 +21,15 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from hf_rec.data.card import split_report, time_report, write_readme
 from hf_rec.data.catalog import Catalog
+from hf_rec.data.data_card import split_report, time_report, write_readme
 from hf_rec.data.interactions import clean_interactions
-from hf_rec.data.sequences import check_no_leak, global_time, leave_one_out, sequence_hash
 from hf_rec.data.sources.amazon import load_amazon
 from hf_rec.data.sources.histories import load_history_csv
 from hf_rec.data.sources.movielens import load_movielens
 from hf_rec.data.sources.sequences import load_sequence_csv, load_sequence_text
 from hf_rec.data.sources.tables import load_table
+from hf_rec.data.splits import check_no_leak, global_time, leave_one_out, sequence_hash
 
 
 FORMAT = "hf_rec.data"
@@ -61,8 +61,8 @@ def prepare(
             anything fails.
         split (`str`, *optional*): `"leave-one-out"` (the default for interactions), `"global-time"`, or
             `"ready-made"` (the only one for `"sequence-csv"` and `"history-csv"`, which come with splits).
-        window, stride, min_events (`int`, *optional*): As in [`~hf_rec.data.sequences.leave_one_out`] and
-            [`~hf_rec.data.sequences.global_time`] (`min_events` there only).
+        window, stride, min_events (`int`, *optional*): As in [`~hf_rec.data.splits.leave_one_out`] and
+            [`~hf_rec.data.splits.global_time`] (`min_events` there only).
         min_count, duplicates, require_titles (*optional*): As in
             [`~hf_rec.data.interactions.clean_interactions`].
         num_proc (`int`, *optional*): Processes that cut windows.

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_rec.columns import HISTORY
 from hf_rec.data.prepare import load_prepared, write_prepared
-from hf_rec.data.sequences import sequence_hash
+from hf_rec.data.splits import sequence_hash
 
 
 def shuffle_histories(dataset: Dataset, seed: int = 0) -> Dataset:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.arguments import select_rows
-from hf_rec.cost import measured_cost
 from hf_rec.demo.tables import metric, results_table, show_users
 from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, Size, train_model
+from hf_rec.evaluation.cost import measured_cost
 
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hf_rec.data.catalog import Catalog
-    from hf_rec.generation.recommend import Recommender
+    from hf_rec.recommenders.contract import Recommender
 
 MARKER = "hf_rec_demo.json"  # says that a folder is ours to overwrite
 ASK_FOR = '"Letters from Lisbon" "Star Harbour 2: The Long Tide" "Star Harbour 3: Salt Moon"'
@@ -117,8 +117,8 @@ def _make_data(folder: Path, size: Size, seed: int, console: "Console") -> tuple
 
 def _make_controls(catalog: "Catalog", train: "Dataset", seed: int) -> dict[str, tuple["Recommender", dict[str, Any]]]:
     """Folder -> recommender and what it took."""
-    from hf_rec.data.sequences import distinct_labels
-    from hf_rec.generation.controls import LastItemRecommender, PopularityRecommender
+    from hf_rec.data.splits import distinct_labels
+    from hf_rec.recommenders.controls import LastItemRecommender, PopularityRecommender
 
     makers = {
         "popularity": lambda: PopularityRecommender(catalog, train),
@@ -137,8 +137,8 @@ def _measure(
     out: Path, trained: dict, test: "Dataset", train: "Dataset", console: "Console"
 ) -> dict[str, dict[str, Any]]:
     """Folder -> what was measured; every recommender on the same rows, with popularity first."""
-    from hf_rec.data.sequences import seen_items
-    from hf_rec.evaluation import evaluate_recommender
+    from hf_rec.data.splits import seen_items
+    from hf_rec.evaluation.full import evaluate_recommender
     from hf_rec.hub import save_control
 
     for folder in CONTROL_NAMES:

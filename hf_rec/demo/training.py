@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
     from hf_rec.data.catalog import Catalog
-    from hf_rec.generation.recommend import Recommender
+    from hf_rec.recommenders.contract import Recommender
 
 MAX_LENGTH = 256  # tokens of prompt and answer
 
@@ -68,7 +68,7 @@ def train_model(
     """Train the model that `folder` is named after, leave it ready for `hf-rec recommend`; returns it and its cost."""
     from transformers import PrinterCallback
 
-    from hf_rec.data.sequences import distinct_labels
+    from hf_rec.data.splits import distinct_labels
     from hf_rec.trainers.training_run import train_and_save
 
     make = _language_model_trainer if folder.name in LANGUAGE_MODELS else _sequence_model_trainer
@@ -99,10 +99,10 @@ def train_model(
 
 
 def _language_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Catalog", **kwargs):
-    from hf_rec.data.prompts import Prompt
-    from hf_rec.models.from_scratch import new_tokenizer
-    from hf_rec.trainers.msl_config import MSLConfig
-    from hf_rec.trainers.msl_trainer import MSLTrainer
+    from hf_rec.data.prompts.next_item import Prompt
+    from hf_rec.models.language.from_scratch import new_tokenizer
+    from hf_rec.trainers.msl.config import MSLConfig
+    from hf_rec.trainers.msl.trainer import MSLTrainer
 
     tokenizer = new_tokenizer((catalog.text(row) for row in range(len(catalog))), size.vocab_size)
     args = MSLConfig(
@@ -128,9 +128,9 @@ def _language_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Ca
 def _sequence_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Catalog", **kwargs):
     import torch
 
-    from hf_rec.models.sasrec import SASRecConfig, SASRecModel
-    from hf_rec.trainers.sequential_config import SequentialConfig
-    from hf_rec.trainers.sequential_trainer import SequentialTrainer
+    from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
+    from hf_rec.trainers.sequential.config import SequentialConfig
+    from hf_rec.trainers.sequential.trainer import SequentialTrainer
 
     args = SequentialConfig(
         **options, num_train_epochs=size.sequence_epochs, per_device_train_batch_size=size.sequence_batch_size

@@ -19,7 +19,7 @@ from hf_rec.diagnostics.ranks import RankedTargets, RankSettings, mean_interval,
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_rec.generation.recommend import Recommender
+    from hf_rec.recommenders.contract import Recommender
 
 
 def order_sensitivity(
@@ -33,7 +33,7 @@ def order_sensitivity(
     Rank the same rows with their histories as they are and in random order.
 
     Args:
-        recommender ([`~hf_rec.generation.recommend.Recommender`]): Any recommender.
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]): Any recommender.
         rows (`datasets.Dataset`): Split rows.
         settings ([`RankSettings`]): How targets are ranked.
         seed (`int`, *optional*, defaults to `0`): Seed of the order.
@@ -79,7 +79,7 @@ def shuffled_training(
 
     Args:
         ranked ([`RankedTargets`]): Of the model that was trained on histories in order.
-        recommender ([`~hf_rec.generation.recommend.Recommender`]): The model that was trained on shuffled histories.
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]): The model that was trained on shuffled histories.
         rows (`datasets.Dataset`), settings ([`RankSettings`]): As `ranked` was made with.
     """
     after = rank_targets(recommender, rows, settings)

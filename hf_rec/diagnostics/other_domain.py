@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_rec.data.catalog import Catalog
-    from hf_rec.generation.recommend import Recommender
+    from hf_rec.recommenders.contract import Recommender
 
 
 def moved_to(recommender: "Recommender", catalog: "Catalog") -> "Recommender":
@@ -22,8 +22,8 @@ def moved_to(recommender: "Recommender", catalog: "Catalog") -> "Recommender":
     Raises:
         `ValueError`: For a model that knows items by number, which mean nothing elsewhere.
     """
-    from hf_rec.data.prompts import Prompt
-    from hf_rec.generation.recommend import LanguageModelRecommender
+    from hf_rec.data.prompts.next_item import Prompt
+    from hf_rec.recommenders.language_model import LanguageModelRecommender
     from hf_rec.trie.item_trie import ItemTrie
 
     if hasattr(recommender, "for_catalog"):
@@ -48,7 +48,7 @@ def transfer(
     Rank rows of another domain, untrained there, beside what needs no model: the popularity of its items, and chance.
 
     Args:
-        recommender ([`~hf_rec.generation.recommend.Recommender`]): A model that reads text.
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]): A model that reads text.
         catalog ([`~hf_rec.data.catalog.Catalog`]), train (`datasets.Dataset`), rows (`datasets.Dataset`): Items,
             training rows (for popularity) and rows to rank of the other domain.
         settings ([`RankSettings`]): How targets are ranked.
@@ -57,7 +57,7 @@ def transfer(
         `dict`: `items`, `rows`, and `ndcg` and `hit_rate`, each with the mean of `model` and `popularity`, that of
         `chance`, and the paired `change` from popularity to the model.
     """
-    from hf_rec.generation.controls import PopularityRecommender
+    from hf_rec.recommenders.controls import PopularityRecommender
 
     moved = rank_targets(moved_to(recommender, catalog), rows, settings)
     popular = rank_targets(PopularityRecommender(catalog, train), rows, settings)

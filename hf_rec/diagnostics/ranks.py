@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_rec.columns import USER_ID
+from hf_rec.evaluation.target_ranks import TargetRanker
 from hf_rec.metrics.ranking import metric_values
 from hf_rec.metrics.significance import cluster_bootstrap, sign_flip_test
-from hf_rec.target_ranks import TargetRanker
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_rec.generation.recommend import Recommender
+    from hf_rec.recommenders.contract import Recommender
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.columns import USER_ID
-from hf_rec.data.sequences import seen_items
+from hf_rec.data.splits import seen_items
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training
 from hf_rec.diagnostics.other_domain import transfer
 from hf_rec.diagnostics.ranks import RankSettings, rank_targets
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_rec.data.catalog import Catalog
-    from hf_rec.generation.recommend import Recommender
+    from hf_rec.recommenders.contract import Recommender
 
 FORMAT, FORMAT_VERSION = "hf_rec.diagnostics", 1
 
@@ -43,7 +43,7 @@ def diagnose(
     Find out what a recommender rests on, and write `diagnostics.json` and `diagnostics.md`.
 
     Args:
-        recommender ([`~hf_rec.generation.recommend.Recommender`]): Any recommender.
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]): Any recommender.
         rows (`datasets.Dataset`): Split rows to rank.
         train (`datasets.Dataset`): The rows that it was trained on, which say what is warm.
         out_dir (`str` or `os.PathLike`): Folder of the two files.
@@ -52,7 +52,7 @@ def diagnose(
         settings ([`RankSettings`], *optional*): How targets are ranked.
         seed (`int`, *optional*, defaults to `0`): Seed of shuffled histories.
         lengths (`list[int]`, *optional*): Rank with the newest so many events alone, once for each number.
-        trained_on_shuffled ([`~hf_rec.generation.recommend.Recommender`], *optional*): The same method, trained on
+        trained_on_shuffled ([`~hf_rec.recommenders.contract.Recommender`], *optional*): The same method, trained on
             shuffled histories.
         other_domain (`tuple`, *optional*): Catalog, training rows and rows to rank of another domain, for models that
             read text.

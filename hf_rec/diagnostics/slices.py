@@ -13,7 +13,7 @@ from hf_rec.diagnostics.ranks import RankedTargets, RankSettings, mean_interval,
 
 
 if TYPE_CHECKING:
-    from hf_rec.generation.recommend import Recommender
+    from hf_rec.recommenders.contract import Recommender
 
 LENGTH_BOUNDS = (0, 1, 2, 5, 10, 20, 50)  # lower ends of the ranges of history lengths
 
@@ -42,7 +42,7 @@ def by_events_given(
     NDCG and hit rate of the same rows when only the newest events of each history are given.
 
     Args:
-        recommender ([`~hf_rec.generation.recommend.Recommender`]): Any recommender.
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]): Any recommender.
         rows (`datasets.Dataset`): Split rows.
         lengths (`list[int]`): Numbers of events; each is one pass over the rows. 0 gives none.
         settings ([`RankSettings`]): How targets are ranked. With `seen="mask"` the events given are masked.

@@ -4,15 +4,15 @@ Models as `PretrainedConfig` + `PreTrainedModel`, and the compact head of causal
 Importing this package registers the models with `AutoConfig` and `AutoModel`.
 """
 
-from hf_rec.models.bert4rec import BERT4RecConfig, BERT4RecModel
-from hf_rec.models.caser import CaserConfig, CaserModel
-from hf_rec.models.esasrec import ESASRecConfig, ESASRecModel
-from hf_rec.models.fmlprec import FMLPRecConfig, FMLPRecModel
-from hf_rec.models.gru4rec import GRU4RecConfig, GRU4RecModel
-from hf_rec.models.llm_srec import LLMSRecModel
-from hf_rec.models.llm_srec_config import LLMSRecModelConfig
-from hf_rec.models.sasrec import SASRecConfig, SASRecModel
-from hf_rec.models.sequence_model import SequenceModelOutput
+from hf_rec.models.llm_srec.config import LLMSRecModelConfig
+from hf_rec.models.llm_srec.model import LLMSRecModel
+from hf_rec.models.sequence.base import SequenceModelOutput
+from hf_rec.models.sequence.bert4rec import BERT4RecConfig, BERT4RecModel
+from hf_rec.models.sequence.caser import CaserConfig, CaserModel
+from hf_rec.models.sequence.esasrec import ESASRecConfig, ESASRecModel
+from hf_rec.models.sequence.fmlprec import FMLPRecConfig, FMLPRecModel
+from hf_rec.models.sequence.gru4rec import GRU4RecConfig, GRU4RecModel
+from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hf_rec.columns import USER_ID
+from hf_rec.evaluation.run_files import METRICS_FILE, RunPath, mean_row_values, read_metrics, read_predictions
 from hf_rec.metrics.significance import cluster_bootstrap
-from hf_rec.runs import METRICS_FILE, RunPath, mean_row_values, read_metrics, read_predictions
 
 
 STATE_FILE = "trainer_state.json"

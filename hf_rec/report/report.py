@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_rec.evaluation.run_files import RunPath
 from hf_rec.report.collect import Section, Training, collect
 from hf_rec.report.tables import lists_table, paired_table, results_table, title_table
-from hf_rec.runs import RunPath
 
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def write_report(
 
     Args:
         run_dirs (`Sequence[str]`):
-            Folders with `metrics.json` (see [`~hf_rec.evaluation.evaluate_recommender`]) and `trainer_state.json`, in
-            them or up to two folders below.
+            Folders with `metrics.json` (see [`~hf_rec.evaluation.full.evaluate_recommender`]) and
+            `trainer_state.json`, in them or up to two folders below.
         out (`str` or `os.PathLike`):
             Folder of the report: `report.md` and `figures/*.png`. A path that ends in `.md` names the page itself.
         baseline (`str`, *optional*):

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from hf_rec.evaluation.run_files import TITLE_LEVEL, compare_runs
 from hf_rec.metrics.ranking import METRICS
 from hf_rec.report.collect import Method, Section
-from hf_rec.runs import TITLE_LEVEL, compare_runs
 
 
 MISSING = "–"

@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from trl import DPOConfig
 
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.prompts import Prompt
-from hf_rec.hub import ADAPTER_FILES, INDEX_FILE, NOT_UPLOADED, read_index, tokenizer_sha256
+from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.hub import read_index
+from hf_rec.hub.files import ADAPTER_FILES, INDEX_FILE, NOT_UPLOADED, tokenizer_sha256
 from hf_rec.trie.item_trie import ItemTrie
 
 

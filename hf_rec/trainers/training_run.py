@@ -8,7 +8,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from hf_rec.cost import measured_cost, read_cost, write_cost
+from hf_rec.evaluation.cost import measured_cost, read_cost, write_cost
 
 
 def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_rec.data.collators import PromptCollator
-from hf_rec.data.prompts import Prompt
+from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.trie import ItemTrie
 
 

@@ -12,12 +12,12 @@ import pytest
 from datasets import Dataset
 
 from hf_rec.data.interactions import clean_interactions
-from hf_rec.data.sequences import distinct_labels
 from hf_rec.data.sources.amazon import load_amazon
 from hf_rec.data.sources.files import resolve_path
 from hf_rec.data.sources.movielens import load_movielens
 from hf_rec.data.sources.sequences import load_sequence_csv, load_sequence_text
 from hf_rec.data.sources.tables import load_table
+from hf_rec.data.splits import distinct_labels
 
 
 def write(path, text, encoding="utf-8"):

@@ -5,22 +5,22 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_rec import cli
+from hf_rec.cli import main as cli
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, SUPERVISE_FROM, TARGET, TIMESTAMP, USER_ID, sequence_features
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prepare import load_prepared, prepare
-from hf_rec.data.prompts import Prompt
+from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.data.shuffling import shuffle_histories, write_shuffled
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training, user_vectors
 from hf_rec.diagnostics.other_domain import moved_to, transfer
 from hf_rec.diagnostics.ranks import RankSettings, paired_change, rank_targets
 from hf_rec.diagnostics.run import diagnose, to_markdown
 from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
-from hf_rec.generation.controls import PopularityRecommender
-from hf_rec.generation.exact import ExactRecommender
-from hf_rec.generation.recommend import LanguageModelRecommender
-from hf_rec.generation.sequence import SequenceRecommender
-from hf_rec.models.sasrec import SASRecConfig, SASRecModel
+from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
+from hf_rec.recommenders.controls import PopularityRecommender
+from hf_rec.recommenders.exact import ExactRecommender
+from hf_rec.recommenders.language_model import LanguageModelRecommender
+from hf_rec.recommenders.sequence import SequenceRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
 

@@ -6,10 +6,10 @@ import sys
 import pyarrow as pa
 import pytest
 
+from hf_rec.evaluation.run_files import rows_sha256, write_run
 from hf_rec.report import write_report
 from hf_rec.report.collect import collect
 from hf_rec.report.tables import format_bytes, format_seconds, markdown_table
-from hf_rec.runs import rows_sha256, write_run
 
 
 USERS, TARGETS, KS = [f"u{row // 2}" for row in range(40)], [row % 7 for row in range(40)], [5, 10]
@@ -25,7 +25,7 @@ def make_run(directory, name, better, *, seed=None, title_better=None, cost=None
     values = {key: {"mean": value, "low": value - 0.05, "high": value + 0.05} for key in keys}
     lists = ("coverage", "gini", "popularity_percentile", "popularity_lift")
     metrics = {
-        "format": "hf_rec.evaluation",
+        "format": "hf_rec.evaluation.full",
         "version": 1,
         "name": name,
         "split": split,

@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict
 
 from hf_rec.columns import ITEM_ID, TIMESTAMP, USER_ID
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.sequences import EVENTS, UNKNOWN_TIME, ready_made
 from hf_rec.data.sources.files import resolve_path
+from hf_rec.data.splits import EVENTS, UNKNOWN_TIME, ready_made
 
 
 HISTORY_ITEM_ID = "history_item_id"

@@ -13,8 +13,8 @@ from datasets import Dataset, DatasetDict
 
 from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, USER_ID
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.sequences import EVENTS, UNKNOWN_TIME, ready_made
 from hf_rec.data.sources.files import open_text, resolve_path
+from hf_rec.data.splits import EVENTS, UNKNOWN_TIME, ready_made
 
 
 ITEM_IDS = "item_ids"

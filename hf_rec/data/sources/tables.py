@@ -15,8 +15,8 @@ from datasets import Dataset, load_dataset
 from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, USER_ID
 from hf_rec.data.catalog import Catalog, is_missing
 from hf_rec.data.interactions import MISSING_TEXT, parse_timestamps
-from hf_rec.data.sequences import UNKNOWN_TIME
 from hf_rec.data.sources.files import resolve_path
+from hf_rec.data.splits import UNKNOWN_TIME
 
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}

@@ -1,0 +1,57 @@
+"""
+The command line: `hf-rec demo | prepare | recommend | evaluate | diagnose | shuffle | report`. Training is
+`accelerate launch recipes/...`.
+
+Each command imports what it needs when it runs, so that `hf-rec --help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import hf_rec
+from hf_rec.cli.demo import add_demo
+from hf_rec.cli.diagnose import add_diagnose
+from hf_rec.cli.evaluate import add_evaluate
+from hf_rec.cli.prepare import add_prepare
+from hf_rec.cli.recommend import add_recommend
+from hf_rec.cli.report import add_report
+from hf_rec.cli.shuffle import add_shuffle
+
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run one command.
+
+    Args:
+        argv (sequence of `str`, *optional*): Words after `hf-rec`; those of the process where not given.
+
+    Returns:
+        `int`: Exit code: 0, 2 for input that cannot be used (the message says why), 130 after Ctrl-C.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"hf-rec {args.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"hf-rec {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; making it imports no model code."""
+    parser = argparse.ArgumentParser(prog="hf-rec", description=hf_rec.__doc__.strip().splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"hf_rec {hf_rec.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for add in (add_demo, add_prepare, add_recommend, add_evaluate, add_diagnose, add_shuffle, add_report):
+        command = add(commands)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,105 @@
+"""`hf-rec recommend`: the next items for one history."""
+
+import argparse
+import json
+import os
+
+from hf_rec.cli.model_flags import add_model_flags
+
+
+def add_recommend(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "recommend",
+        help="the next items for one history",
+        description="Recommend the items that follow a history.",
+        epilog='example: hf-rec recommend --model runs/demo/msl --history "Star Harbour" "Iron Orchard" --k 5',
+    )
+    add_model_flags(parser)
+    parser.add_argument("--history", nargs="+", required=True, metavar="ITEM", help="raw ids or titles, oldest first")
+    parser.add_argument("--k", type=int, default=10, help="items to recommend (default: %(default)s)")
+    parser.add_argument("--num-beams", type=int, help="width of the search (default: twice --k)")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="ids or titles not to recommend")
+    parser.add_argument("--exclude-history", action="store_true", help="recommend nothing that is in the history")
+    parser.add_argument("--allow", nargs="+", metavar="ITEM", help="ids or titles, nothing else may be recommended")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_recommend)
+    return parser
+
+
+def _recommend(args: argparse.Namespace) -> None:
+    import math
+
+    from transformers.utils import logging
+
+    from hf_rec.hub import load_recommender
+    from hf_rec.recommenders.language_model import LanguageModelRecommender
+
+    logging.disable_progress_bar()
+    recommender = load_recommender(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
+    catalog = recommender.catalog
+    history = [find_item(catalog, item, "--history")[0] for item in args.history]
+    exclude = [item_id for item in args.exclude for item_id in find_item(catalog, item, "--exclude")]
+    exclude += history if args.exclude_history else []
+    allow = args.allow and [item_id for item in args.allow for item_id in find_item(catalog, item, "--allow")]
+    found = recommender.recommend([history], k=args.k, exclude=exclude or None, allow=allow, num_beams=args.num_beams)
+    rows = [
+        {"item_id": item_id, "title": _title(catalog, item_id), "score": float(score)}
+        for item_id, score in zip(found.item_ids[0], found.scores[0], strict=False)
+    ]
+    if isinstance(recommender, LanguageModelRecommender):  # whose score is a log-probability
+        rows = [row | {"probability": math.exp(row["score"])} for row in rows]
+    certified = bool(found.certified[0])
+    if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` one process answers
+        return
+    if args.json:
+        named = [{"item_id": item_id, "title": _title(catalog, item_id)} for item_id in history]
+        print(json.dumps({"history": named, "items": rows, "certified": certified}, ensure_ascii=False, indent=2))
+    else:
+        _print_recommendations([catalog.text(catalog.row(item_id)) for item_id in history], rows, certified, args.k)
+
+
+def find_item(catalog, text: str, flag: str) -> list:
+    """
+    Raw ids of what a person named by id or by title; several where items share the title.
+
+    Raises:
+        `ValueError`: Names the titles nearest to one that the catalog does not have.
+    """
+    import difflib
+
+    try:
+        return [catalog.ids[catalog.row(text)]]
+    except ValueError:
+        rows = catalog.find_title(text)
+    if rows:
+        return [catalog.ids[row] for row in rows]
+    titles = {title.lower(): title for title in catalog.titles or [] if title}
+    close = [titles[name] for name in difflib.get_close_matches(text.lower(), titles, n=3, cutoff=0.5)]
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "Give an id or a whole title."
+    raise ValueError(f"`{flag}` {text!r} is neither an id nor a title of the {len(catalog)} items. {hint}")
+
+
+def _title(catalog, item_id) -> str | None:
+    return catalog.titles[catalog.row(item_id)] if catalog.titles is not None else None
+
+
+def _print_recommendations(history: list[str], rows: list[dict], certified: bool, k: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    keys = ["score", "probability"] if rows and "probability" in rows[0] else ["score"]
+    titles = ["title"] if any(row["title"] for row in rows) else []
+    table = Table("#", "item", *titles, *keys, title=Text("After " + " → ".join(history)), title_justify="left")
+    for place, row in enumerate(rows, start=1):
+        # Text, so that brackets of a title are not read as markup
+        numbers = [f"{row[key]:.4f}" for key in keys]
+        table.add_row(str(place), Text(str(row["item_id"])), *(Text(row[key] or "") for key in titles), *numbers)
+    console = Console()
+    console.print(table)
+    if len(rows) < k:
+        console.print(f"{len(rows)} of the {k} items asked for: no other item is allowed or was found.")
+    if certified:
+        console.print("Certified: no other item scores higher.")
+    else:
+        console.print("Not certified: the search may have missed a better item; raise --num-beams.")

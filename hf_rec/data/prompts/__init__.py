@@ -1,0 +1,1 @@
+"""The only folder where an item or a history becomes tokens."""

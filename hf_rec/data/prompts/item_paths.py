@@ -1,0 +1,117 @@
+"""
+Token paths of a catalog's items: each one's text, then the separator.
+
+The separator occurs nowhere else in a path, so no path is the beginning of another one, and an item whose title starts
+another title can be told from it.
+"""
+
+import numpy as np
+
+from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.text_encoder import PlainTextEncoder
+
+
+def resolve_separator(tokenizer, encoder: PlainTextEncoder, separator: str) -> list[int]:
+    """
+    Tokens of the separator.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the language model.
+        encoder ([`PlainTextEncoder`]): The same tokenizer for plain text.
+        separator (`str`): Text, or a control token of the tokenizer. Where the tokenizer cannot tell the default
+            newline from a space, its `sep_token` is used.
+
+    Returns:
+        `list[int]`: At least one id.
+    """
+    added = tokenizer.get_added_vocab()
+    if separator in added:
+        return [added[separator]]
+    ids, space = _ending(encoder, separator), _ending(encoder, " ")
+    if ids and ids != space and tokenizer.unk_token_id not in ids:
+        return ids
+    if separator == "\n" and tokenizer.sep_token_id is not None:
+        return [tokenizer.sep_token_id]
+    raise ValueError(
+        f"`separator` {separator!r} is lost in this tokenizer, which turns it into {ids} (a space: {space}). Pass a "
+        "text that it keeps and that no title holds, or one of its control tokens, such as its EOS token."
+    )
+
+
+def _ending(encoder: PlainTextEncoder, text: str) -> list[int]:
+    """Ids that `text` adds to a word, without the mark some tokenizers put where a text begins."""
+    word, whole = encoder("a"), encoder(f"a{text}")
+    return whole[len(word) :] if whole[: len(word)] == word else encoder(text)
+
+
+def encode_paths(
+    catalog: Catalog, encoder: PlainTextEncoder, separator_ids: list[int], max_item_tokens: int
+) -> tuple[list[list[int]], dict[str, float]]:
+    """
+    Token paths of all items.
+
+    Args:
+        catalog ([`Catalog`]): Items.
+        encoder ([`PlainTextEncoder`]): Turns their text into ids.
+        separator_ids (`list[int]`): Tokens that end every path.
+        max_item_tokens (`int`): Most tokens of a path. A longer text is cut and ends in ` #<row>`, the row of the
+            first item with the same tokens.
+
+    Returns:
+        `tuple[list[list[int]], dict[str, float]]`: Paths in row order, and the counts of [`Prompt.report`].
+    """
+    texts = [" ".join(catalog.text(row).split()) for row in range(len(catalog))]
+    bodies = encoder.encode_batch(texts)
+    unnamed = [row for row, body in enumerate(bodies) if not body]
+    for row in unnamed:
+        bodies[row] = encoder(f"item {row}")
+    shortened = _shorten(bodies, encoder, max_item_tokens - len(separator_ids))
+    _check_separator(bodies, texts, separator_ids)
+    texts_of_body: dict[tuple[int, ...], set[str]] = {}
+    for text, body in zip(texts, bodies, strict=True):
+        texts_of_body.setdefault(tuple(body), set()).add(text)
+    lengths = [len(body) + len(separator_ids) for body in bodies]
+    report = {
+        "items": len(bodies),
+        "longest_path": max(lengths),
+        "mean_path": float(np.mean(lengths)),
+        "shortened": shortened,
+        "unnamed": len(unnamed),
+        "merged": sum(len(texts_of_body[tuple(body)]) > 1 for body in bodies),
+    }
+    return [body + separator_ids for body in bodies], report
+
+
+def _check_separator(bodies: list[list[int]], texts: list[str], separator_ids: list[int]) -> None:
+    """Refuse a separator that a path would hold before its end."""
+    first, size = separator_ids[0], len(separator_ids)
+    for row, body in enumerate(bodies):
+        if first not in body:
+            continue
+        path = body + separator_ids
+        if any(path[start : start + size] == separator_ids for start in range(len(body))):
+            raise ValueError(
+                f"`separator` (tokens {separator_ids}) occurs inside item row {row}, {texts[row][:80]!r}. Choose a "
+                "text that no title holds, or a control token of the tokenizer."
+            )
+
+
+def _shorten(bodies: list[list[int]], encoder: PlainTextEncoder, room: int) -> int:
+    """Cut, in place, the bodies longer than `room`, each to one that no other text has; returns their number."""
+    long_rows = [row for row, body in enumerate(bodies) if len(body) > room]
+    taken = {tuple(body) for body in bodies} if long_rows else set()
+    short_of: dict[tuple[int, ...], list[int]] = {}
+    for row in long_rows:
+        whole = tuple(bodies[row])
+        if whole not in short_of:
+            mark = encoder(f" #{row}")
+            cuts = (list(whole[:keep]) + mark for keep in range(room - len(mark), 0, -1))
+            short_of[whole] = next((body for body in cuts if tuple(body) not in taken), None)
+            if short_of[whole] is None:
+                raise ValueError(
+                    f"`max_item_tokens` leaves {room} tokens for the text of item row {row}, too few to tell it from "
+                    "other items. Raise it."
+                )
+            taken.add(tuple(short_of[whole]))
+        bodies[row] = short_of[whole]
+    return len(long_rows)

@@ -1,0 +1,295 @@
+"""
+The only place where an item or a history becomes tokens.
+
+A prompt is put together from pieces that are tokenised one by one: its fixed text once, each item once. So an item is
+the same token path in history, label and trie, and a prompt is the same in training and in inference.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS
+from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.item_paths import encode_paths, resolve_separator
+from hf_rec.data.prompts.text_encoder import PlainTextEncoder
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 1
+PROMPT_FILE = "prompt.json"
+FORMS = ("plain", "alpaca", "chat")
+PREAMBLE = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+    "response that appropriately completes the request."
+)
+INSTRUCTION = (
+    "The input lists the items a user has chosen, oldest first, one on each line. Write the item chosen next."
+)
+HISTORY_PLACEHOLDER = "[[the history of the user]]"
+# Tokenizers that encode these alike encode items alike: words, case, digits, spaces, marks, accents, scripts, emoji.
+PROBES = (
+    "The quick brown fox, jumps over 12,345.67 lazy dogs!",
+    "  two spaces\tand a tab\nand a line",
+    "Amélie (2001) naïve Ångström ŒUVRE",
+    "七人の侍 Солярис Ελλάδα مرحبا שלום",
+    '🎬👩‍👩‍👧 #1 & "it\'s" <b>[x]</b> {y}',
+)
+
+
+class Prompt:
+    """
+    Template that turns histories and items into token ids.
+
+    An item's token path is its text followed by the separator. The forms are
+
+    - `"plain"`: the BOS token (the separator where the tokenizer has none), then one item after the other;
+    - `"alpaca"`: preamble, `### Instruction:`, `### Input:` with the history, `### Response:`;
+    - `"chat"`: a user message with instruction and history, through the tokenizer's chat template.
+
+    In each, the next item's path follows directly. Item text never becomes a control token. All items are tokenised
+    when the prompt is made; it keeps neither tokenizer nor catalog, so it is cheap to pickle and to hash.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the language model, fast or slow.
+        catalog ([`Catalog`]):
+            Items; rows of histories and targets are its rows.
+        form (`str`, *optional*, defaults to `"plain"`):
+            `"plain"`, `"alpaca"` or `"chat"`.
+        max_length (`int`, *optional*, defaults to `512`):
+            Most tokens of history, fixed text and answer together. The oldest items go first; the answer never does.
+        max_history (`int`, *optional*):
+            Most items of a history. Defaults to no limit.
+        max_item_tokens (`int`, *optional*, defaults to `128`):
+            Most tokens of an item path. A longer one is cut and ends in ` #<row>`, so that it stays unique.
+        separator (`str`, *optional*, defaults to a newline):
+            Text that ends every item and occurs in none, or a control token of the tokenizer. Where the tokenizer
+            drops newlines (WordPiece does), its `sep_token` takes the place of the default.
+        instruction (`str`, *optional*):
+            Task in the words of your domain, for the forms `"alpaca"` and `"chat"`.
+
+    Attributes:
+        separator_ids (`list[int]`): Tokens that end every item.
+        sha256 (`str`): Hash of all settings and of how the tokenizer encodes, but not of the catalog.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        catalog: Catalog,
+        form: str = "plain",
+        max_length: int = 512,
+        max_history: int | None = None,
+        max_item_tokens: int = 128,
+        separator: str = "\n",
+        instruction: str | None = None,
+        _frame: tuple[list[int], list[int]] | None = None,
+    ):
+        if form not in FORMS:
+            raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}.")
+        if max_history is not None and max_history < 1:
+            raise ValueError(f"`max_history` must be at least 1, or None for no limit, got {max_history}.")
+        if form == "plain" and instruction is not None:
+            raise ValueError('`instruction` has no place in form="plain". Use form="alpaca" or form="chat".')
+        if len(catalog) == 0:
+            raise ValueError("`catalog` is empty. A prompt needs at least one item.")
+        self.form, self.separator, self.instruction = form, separator, instruction
+        self.max_length, self.max_history, self.max_item_tokens = max_length, max_history, max_item_tokens
+        encoder = PlainTextEncoder(tokenizer)
+        self.separator_ids = resolve_separator(tokenizer, encoder, separator)
+        paths, self._report = encode_paths(catalog, encoder, self.separator_ids, max_item_tokens)
+        self._lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
+        self._offsets = np.concatenate([[0], np.cumsum(self._lengths)])
+        self._flat = np.fromiter(chain.from_iterable(paths), dtype=np.int32, count=self._offsets[-1])
+        head, tail = _frame if _frame is not None else self._encode_frame(tokenizer, encoder)
+        self._head, self._tail = np.asarray(head, dtype=np.int32), np.asarray(tail, dtype=np.int32)
+        self._probes = _probe_hash(tokenizer, encoder)
+        self._room = max_length - len(head) - len(tail) - int(self._lengths.max())  # tokens for the history
+        if self._room < self._lengths.max():
+            raise ValueError(
+                f"`max_length` is {max_length}, too few for the fixed text ({len(head) + len(tail)} tokens), one item "
+                f"of history and the answer (up to {self._lengths.max()} each). Raise it to "
+                f"{max_length - self._room + self._lengths.max()} or lower `max_item_tokens`."
+            )
+        self.sha256 = hashlib.sha256(json.dumps(self._state(), sort_keys=True).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __repr__(self) -> str:
+        return f"Prompt(form={self.form!r}, items={len(self)}, max_length={self.max_length}, sha256={self.sha256!r})"
+
+    def report(self) -> dict[str, float]:
+        """
+        Counts over the catalog.
+
+        Returns:
+            `dict[str, float]`: `items`; `longest_path` and `mean_path` (tokens); `shortened` (cut to
+            `max_item_tokens`); `unnamed` (the tokenizer drops the whole text, so the item is named after its row);
+            `merged` (items whose path equals that of an item with another text).
+        """
+        return dict(self._report)
+
+    def encode_item(self, row: int) -> list[int]:
+        """Token path of one item, separator included."""
+        return self._path(self._check_rows([row])[0]).tolist()
+
+    def encode_items(self) -> list[list[int]]:
+        """Token paths of all items in row order: what [`ItemTrie.build`] takes."""
+        flat, bounds = self._flat.tolist(), self._offsets.tolist()
+        return [flat[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    def encode_history(self, history: Sequence[int]) -> list[int]:
+        """
+        Prompt up to the answer.
+
+        Args:
+            history (`list[int]`): Item rows, oldest first; may be empty. The oldest are dropped so that the longest
+                item of the catalog still fits into `max_length` as the answer.
+
+        Returns:
+            `list[int]`: Token ids, at least one.
+        """
+        return self._prompt(self._keep(history)).tolist()
+
+    def encode_example(
+        self, history: Sequence[int], target: int, supervise_from: int | None = None, supervise: str = "last"
+    ) -> dict[str, list[int]]:
+        """
+        Prompt and answer with labels.
+
+        Args:
+            history (`list[int]`): Item rows, oldest first; may be empty.
+            target (`int`): Row of the item that comes next.
+            supervise_from (`int`, *optional*): Under `"all"`, the first event (index into history + target) that
+                may be a label; defaults to 1, as the first event has no context. The target is always a label.
+            supervise (`str`, *optional*, defaults to `"last"`): `"last"` labels the target, `"all"` also the items of
+                the history from `supervise_from` on. Dropped items are no labels.
+
+        Returns:
+            `dict[str, list[int]]`: `input_ids`, which begin with `encode_history(history)`, and `labels`, equal to
+            them on the paths of labelled items and `-100` elsewhere.
+        """
+        if supervise not in ("last", "all"):
+            raise ValueError(f'`supervise` must be "last" or "all", got {supervise!r}.')
+        kept, answer = self._keep(history), self._path(self._check_rows([target])[0])
+        input_ids = np.concatenate([self._prompt(kept), answer])
+        labels = np.full_like(input_ids, IGNORE_INDEX)
+        labels[-len(answer) :] = answer
+        if supervise == "all":
+            dropped = len(history) - len(kept)
+            first = max((1 if supervise_from is None else supervise_from) - dropped, 0)
+            lengths = self._lengths[kept]
+            start, stop = len(self._head) + lengths[:first].sum(), len(self._head) + lengths.sum()
+            labels[start:stop] = input_ids[start:stop]
+        return {INPUT_IDS: input_ids.tolist(), LABELS: labels.tolist()}
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write `prompt.json`: the settings, the tokens of the fixed text, and hashes."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"format": FORMAT, "sha256": self.sha256, **self._state()}, indent=2) + "\n"
+        temporary = directory / f".{PROMPT_FILE}.{os.getpid()}.tmp"
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, directory / PROMPT_FILE)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike, tokenizer: "PreTrainedTokenizerBase", catalog: Catalog) -> "Prompt":
+        """
+        Read what [`~Prompt.save`] wrote. The fixed text is that of the saved prompt, token for token, also where a
+        chat template has changed since or holds the date. A tokenizer that encodes in another way is a `ValueError`.
+        """
+        path = Path(directory) / PROMPT_FILE
+        try:
+            saved = json.loads(path.read_bytes())
+            expected, frame = saved.pop("sha256"), (saved["head"], saved["tail"])
+            settings, probes, found = saved["settings"], saved["probes"], saved.pop("format")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a saved prompt ({error!r}). Save it again with `Prompt.save`.") from error
+        if found != FORMAT:
+            raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT}.")
+        if hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest() != expected:
+            raise ValueError(f"{path} does not match its own hash: it was edited. Save it again.")
+        if _probe_hash(tokenizer, PlainTextEncoder(tokenizer)) != probes:
+            raise ValueError(
+                f"`tokenizer` encodes text in another way than the one that {path} was saved with. Load the tokenizer "
+                "from the same folder as the prompt, or make a new prompt and trie and train again."
+            )
+        prompt = cls(tokenizer, catalog, **settings, _frame=frame)
+        if prompt.sha256 != expected:
+            raise ValueError(
+                f"`tokenizer` gives the separator {prompt.separator_ids} instead of {saved['separator_ids']}, as in "
+                f"{path}. Load the tokenizer from the same folder as the prompt."
+            )
+        return prompt
+
+    def _state(self) -> dict:
+        names = ("form", "max_length", "max_history", "max_item_tokens", "separator", "instruction")
+        return {
+            "settings": {name: getattr(self, name) for name in names},
+            "separator_ids": self.separator_ids,
+            "head": self._head.tolist(),
+            "tail": self._tail.tolist(),
+            "probes": self._probes,
+        }
+
+    def _encode_frame(self, tokenizer, encoder: PlainTextEncoder) -> tuple[list[int], list[int]]:
+        """Tokens before and after the history."""
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        if self.form == "plain":
+            return start or self.separator_ids, []
+        instruction = INSTRUCTION if self.instruction is None else self.instruction
+        if self.form == "alpaca":
+            head = f"{PREAMBLE}\n\n### Instruction:\n{instruction}\n\n### Input:\n"
+            return start + encoder(head), encoder("\n### Response:\n")
+        if tokenizer.chat_template is None:
+            raise ValueError('`form="chat"` needs a tokenizer with a chat template. Set one, or use form="alpaca".')
+        message = {"role": "user", "content": f"{instruction}\n\n{HISTORY_PLACEHOLDER}"}
+        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        pieces = text.split(HISTORY_PLACEHOLDER)
+        if len(pieces) != 2:
+            raise ValueError(
+                f"The chat template shows the user's message {len(pieces) - 1} times or changes it, so the history "
+                'has not one place. Use form="alpaca".'
+            )
+        head, tail = (tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else [] for piece in pieces)
+        return head, tail
+
+    def _keep(self, history: Sequence[int]) -> np.ndarray:
+        """Rows of the newest items that fit."""
+        rows = self._check_rows(history)
+        if self.max_history is not None:
+            rows = rows[-self.max_history :]
+        newest_first = np.cumsum(self._lengths[rows[::-1]])
+        fitting = int(np.searchsorted(newest_first, self._room, side="right"))
+        return rows[len(rows) - fitting :]
+
+    def _prompt(self, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._head, *map(self._path, rows), self._tail])
+
+    def _path(self, row: int) -> np.ndarray:
+        return self._flat[self._offsets[row] : self._offsets[row + 1]]
+
+    def _check_rows(self, rows: Sequence[int]) -> np.ndarray:
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise ValueError(
+                f"Items are catalog rows between 0 and {len(self) - 1}, got {rows.tolist()}. Turn raw ids into rows "
+                "with `Catalog.rows`."
+            )
+        return rows
+
+
+def _probe_hash(tokenizer, encoder: PlainTextEncoder) -> str:
+    """Hash of how a tokenizer encodes text, which does not depend on its name, its files or added tokens."""
+    encoded = [[encoder(text), tokenizer(text, add_special_tokens=False)["input_ids"]] for text in PROBES]
+    return hashlib.sha256(json.dumps([encoded, tokenizer.bos_token_id]).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Where models meet metrics: full ranking, candidates, fitted temperature, run files, cost."""

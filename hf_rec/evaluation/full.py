@@ -1,0 +1,276 @@
+"""
+Measure a recommender on a split: a predictions file and a metrics file, under a protocol that every key spells out.
+
+`full/search=beam20/seen=keep/split=loo/ndcg@10` says: all items of the catalog compete, the list came from a beam
+search of width 20 (`exact` where every item was scored), items of the history may be recommended, the split is
+leave-one-out. A hit there is the target itself; under `.../level=title/ndcg@10` it is any item with the target's
+title. docs/evaluation.md has the rules.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from hf_rec.columns import HISTORY, TARGET, USER_ID
+from hf_rec.evaluation.run_files import (
+    FORMAT,
+    FORMAT_VERSION,
+    TITLE_LEVEL,
+    Comparison,
+    RunPath,
+    compare_runs,
+    row_values,
+    rows_sha256,
+    write_run,
+)
+from hf_rec.evaluation.target_ranks import TargetRanker
+from hf_rec.metrics.beyond_accuracy import (
+    catalog_coverage,
+    certified_share,
+    gini,
+    popularity_lift,
+    popularity_percentile,
+    recommendation_counts,
+)
+from hf_rec.metrics.ranking import METRICS
+from hf_rec.metrics.significance import cluster_bootstrap
+
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from datasets import Dataset, DatasetDict
+
+    from hf_rec.data.catalog import Catalog
+    from hf_rec.recommenders.contract import Recommender
+
+__all__ = ["Comparison", "compare_runs", "evaluate_recommender"]
+
+logger = logging.getLogger(__name__)
+
+_LEVEL, _NUM_SAMPLES, _SEED = 0.95, 2000, 0  # of the bootstrap intervals
+
+
+def evaluate_recommender(
+    recommender: "Recommender",
+    dataset: "Dataset | DatasetDict",
+    out_dir: RunPath,
+    *,
+    split: str = "test",
+    ks: Sequence[int] = (5, 10),
+    seen: str = "keep",
+    split_rule: str = "loo",
+    name: str,
+    num_beams: int | None = None,
+    warm_items: Collection[int] | None = None,
+    cost: dict[str, Any] | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """
+    Rank the targets of a split with a recommender and write `predictions.parquet` and `metrics.json`.
+
+    Under several processes (`accelerate launch`), each ranks its share of the rows, the main one writes, and all
+    return the same.
+
+    Args:
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]):
+            What to measure. With a method `score_all(histories, timestamps=None) -> [U, N]` ranks are exact over all
+            items; otherwise they come from the lists of `recommend`.
+        dataset (`datasets.Dataset` or `datasets.DatasetDict`):
+            Split rows (catalog rows in `history` and `target`); of a `DatasetDict` the entry `split` is taken.
+        out_dir (`str` or `os.PathLike`):
+            Folder of the two files. It appears complete or not at all; an existing one keeps its other files.
+        split (`str`, *optional*, defaults to `"test"`):
+            Name of the split in the files.
+        ks (`Sequence[int]`, *optional*, defaults to `(5, 10)`):
+            Cut-offs. Lists hold `max(ks)` items.
+        seen (`str`, *optional*, defaults to `"keep"`):
+            `"mask"` keeps every item of the history out of the list. A target that is in its own history is then a
+            miss, and counted.
+        split_rule (`str`, *optional*, defaults to `"loo"`):
+            How the split was made, part of every key: `"loo"`, `"time"`, `"ready"`, ...
+        name (`str`):
+            Name of the method in tables. Runs that differ in `cost["seed"]` alone share it.
+        num_beams (`int`, *optional*):
+            Width of the beam search, twice `max(ks)` unless given.
+        warm_items (`Collection[int]`, *optional*):
+            Catalog rows that occur in training. With it, warm and cold targets are reported apart.
+        cost (`dict`, *optional*):
+            What the model took, in any of `training_rows`, `distinct_labels`, `seconds`, `peak_memory` (bytes),
+            `seed`; stored as it is.
+        batch_size (`int`, *optional*):
+            Histories ranked at a time.
+
+    Returns:
+        `dict`: The content of `metrics.json`: `metrics` and `slices` map full protocol keys to `{"mean", "low",
+        "high"}` (95 % bootstrap interval over users), beside settings, counts, hashes and cost.
+    """
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    if isinstance(dataset, dict) and split not in dataset:
+        raise ValueError(f"`split` must be one of {sorted(dataset)}, got {split!r}.")
+    rows = dataset[split] if isinstance(dataset, dict) else dataset
+    ks = tuple(sorted(set(ks)))
+    _check_arguments(rows, recommender.catalog, ks, seen, split_rule, name, num_beams, batch_size)
+    num_beams = num_beams or 2 * max(ks)
+    state, start = process_state(), time.perf_counter()
+    ranker = TargetRanker(recommender, max(ks), seen, num_beams, batch_size)
+    shard = ranker.rank(rows, range(state.process_index, len(rows), state.num_processes), state.is_main_process)
+    shards = gather_object([shard])
+    result = [None]
+    if state.is_main_process:
+        predictions = _predictions(rows, shards, warm_items)
+        settings = {
+            "name": name,
+            "split": split,
+            "split_rule": split_rule,
+            "search": ranker.search,
+            "seen": seen,
+            "ks": list(ks),
+            "scoring": getattr(recommender, "scoring", None),
+            "tau": getattr(recommender, "tau", None),
+            "protocol": f"full/search={ranker.search}/seen={seen}/split={split_rule}",
+        }
+        metrics = _summary(settings, rows, predictions, recommender.catalog)
+        metrics["counts"]["nan_scores"] = num_nan = sum(shard["nan_scores"] for shard in shards)
+        metrics["cost"] = dict(cost or {})
+        metrics["evaluation"] = {"seconds": time.perf_counter() - start, "processes": state.num_processes}
+        if num_nan:
+            logger.warning("%s gave %d NaN scores; they rank last.", name, num_nan)
+        result = [write_run(out_dir, metrics, predictions)]
+    return broadcast_object_list(result)[0]
+
+
+def process_state() -> "PartialState":
+    """The processes of this launch. On CPU, accelerate counts one in each of them unless it is told to look."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != launched:
+        raise RuntimeError(
+            f"{launched} processes were launched (`WORLD_SIZE`), but accelerate sees {state.num_processes}: each "
+            "would write the whole result. Make the model under `accelerate launch` with several processes."
+        )
+    return state
+
+
+def _predictions(rows: "Dataset", shards: list[dict[str, Any]], warm_items: Collection[int] | None) -> pa.Table:
+    """The shards in the order of the rows, as one table."""
+    order = np.argsort(np.concatenate([shard["index"] for shard in shards]), kind="stable")
+    targets = list(rows[TARGET])
+    types = {"item_ids": pa.list_(pa.int64()), "scores": pa.list_(pa.float32()), "certified": pa.bool_()}
+    types |= {key: pa.int64() for key in ("better", "tied", "title_better", "title_tied")}
+    joined = {key: [value for shard in shards for value in shard[key]] for key in types}
+    columns = {USER_ID: pa.array(map(str, rows[USER_ID]), pa.string()), TARGET: pa.array(targets, pa.int64())}
+    columns |= {key: pa.array([joined[key][place] for place in order], kind) for key, kind in types.items()}
+    return pa.table(columns | {"warm": warm_column(targets, warm_items)})
+
+
+def _summary(settings: dict, rows: "Dataset", predictions: pa.Table, catalog: "Catalog") -> dict[str, Any]:
+    """Everything in `metrics.json` that follows from the predictions."""
+    targets, lists = predictions[TARGET].to_pylist(), predictions["item_ids"].to_pylist()
+    histories, ks, protocol = list(rows[HISTORY]), settings["ks"], settings["protocol"]
+    popularity = np.bincount(np.concatenate([*histories, []]).astype(np.int64), minlength=len(catalog))
+    lists_by_k = {k: recommendation_counts(lists, len(catalog), k) for k in ks}
+    beyond = {
+        f"{protocol}/{key}@{k}": None if np.isnan(value) else value
+        for k, counts in lists_by_k.items()
+        for key, value in (
+            ("coverage", catalog_coverage(counts)),
+            ("gini", gini(counts)),
+            ("popularity_percentile", popularity_percentile(counts, popularity)),
+            ("popularity_lift", popularity_lift(counts, popularity)),
+        )
+    }
+    summary = summarize(settings, predictions, catalog) | {"beyond_accuracy": beyond}
+    summary["counts"] |= {
+        "short_lists": sum(len(items) < max(ks) for items in lists),
+        "empty_histories": sum(not history for history in histories),
+        "targets_in_history": sum(target in history for target, history in zip(targets, histories, strict=True)),
+    }
+    return summary
+
+
+def summarize(settings: dict[str, Any], predictions: pa.Table, catalog: "Catalog") -> dict[str, Any]:
+    """
+    What any predictions say: settings, hashes, metrics with intervals, warm and cold targets apart.
+
+    Args:
+        settings (`dict`): Entries of `metrics.json` that are known before, `ks` and `protocol` among them.
+        predictions (`pyarrow.Table`): With the columns of `predictions.parquet`.
+        catalog ([`Catalog`]): The items.
+    """
+    users, targets = predictions[USER_ID].to_pylist(), predictions[TARGET].to_pylist()
+    ks, protocol, slices = settings["ks"], settings["protocol"], {}
+    warm = predictions["warm"].to_pylist()
+    for label, wanted in (("warm", True), ("cold", False)):
+        chosen = np.array([value is wanted for value in warm])
+        if chosen.any():
+            values = _intervals(predictions.filter(pa.array(chosen)), ks, protocol)
+            slices[label] = {"rows": int(chosen.sum()), "share": float(chosen.mean()), "metrics": values}
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        **settings,
+        "rows": len(targets),
+        "users": len(set(users)),
+        "items": len(catalog),
+        "rows_sha256": rows_sha256(users, targets),
+        "catalog_sha256": catalog.sha256,
+        "interval": {"level": _LEVEL, "unit": "user", "samples": _NUM_SAMPLES, "seed": _SEED},
+        "metrics": _intervals(predictions, ks, protocol),
+        "slices": slices,
+        "certified_share": certified_share(predictions["certified"].to_pylist()),
+        "counts": {"tied_targets": int(np.count_nonzero(predictions["tied"].to_numpy()))},
+    }
+
+
+def warm_column(targets: Sequence[int], warm_items: Collection[int] | None) -> pa.Array:
+    """Whether each target occurs in training; null where that is not known."""
+    if warm_items is None:
+        return pa.nulls(len(targets), pa.bool_())
+    warm_items = set(warm_items)
+    return pa.array([target in warm_items for target in targets], pa.bool_())
+
+
+def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[str, dict[str, float]]:
+    """Mean and interval of every metric at both levels, by full protocol key."""
+    names = [f"{level}{name}@{k}" for level in ("", TITLE_LEVEL) for k in ks for name in METRICS]
+    values = np.stack([row_values(predictions, name) for name in names], axis=1)
+    users = predictions[USER_ID].to_pylist()
+    bounds = cluster_bootstrap(values, users, level=_LEVEL, num_samples=_NUM_SAMPLES, seed=_SEED)
+    return {
+        f"{protocol}/{name}": {"mean": float(mean), "low": float(low), "high": float(high)}
+        for name, mean, low, high in zip(names, *bounds, strict=True)
+    }
+
+
+def _check_arguments(rows, catalog, ks, seen, split_rule, name, num_beams, batch_size) -> None:
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+        raise ValueError(f"`ks` must hold whole numbers of at least 1, got {ks}.")
+    if seen not in ("keep", "mask"):
+        raise ValueError(f"`seen` must be 'keep' or 'mask', got {seen!r}.")
+    for argument, value in (("split_rule", split_rule), ("name", name)):
+        if not isinstance(value, str) or not value or (argument == "split_rule" and "/" in value):
+            raise ValueError(f"`{argument}` must be a name (without '/' in a protocol key), got {value!r}.")
+    for argument, value in (("num_beams", num_beams), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{argument}` must be at least 1, got {value}.")
+    missing = [column for column in (USER_ID, HISTORY, TARGET) if column not in rows.column_names]
+    if missing:
+        raise ValueError(f"`dataset` lacks the columns {missing}; it has {rows.column_names}.")
+    if not len(rows):
+        raise ValueError("`dataset` has no rows: there is nothing to measure.")
+    targets = np.array(rows[TARGET])
+    if targets.min() < 0 or targets.max() >= len(catalog):
+        raise ValueError(
+            f"`dataset` has targets {targets.min()}..{targets.max()}, but the catalog of the recommender has "
+            f"{len(catalog)} items: they do not belong together."
+        )

@@ -1,0 +1,163 @@
+"""Where the target of a row stands in what a recommender gives: as an item, and as a title that items may share."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET
+from hf_rec.metrics.ranking import NOT_LISTED, count_nan, list_bounds, rank_bounds
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_rec.recommenders.contract import Recommender
+
+RANK_COLUMNS = ("item_ids", "scores", "certified", "better", "tied", "title_better", "title_tied")
+_ROWS_AT_A_TIME = 128  # enough for a recommender to put rows of one length together
+_MAX_SCORES = 2**24  # scores of all items held at a time: 64 MiB in float32
+
+
+class TargetRanker:
+    """
+    Ranks targets batch by batch.
+
+    Args:
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]):
+            Whose ranks. One with `score_all` is ranked exactly over all items, another by its lists.
+        k (`int`):
+            Length of the lists.
+        seen (`str`):
+            `"keep"`, or `"mask"` to keep the items of a history out of its list.
+        num_beams, batch_size (`int`):
+            Passed on to `recommend`.
+    """
+
+    def __init__(self, recommender: "Recommender", k: int, seen: str, num_beams: int, batch_size: int | None):
+        self.recommender, self.catalog = recommender, recommender.catalog
+        self.k, self.mask, self.num_beams, self.batch_size = k, seen == "mask", num_beams, batch_size
+        self.exact = callable(getattr(recommender, "score_all", None))
+        self.search = "exact" if self.exact else f"beam{num_beams}"
+        trie, num_items = getattr(recommender, "trie", None), len(self.catalog)
+        self.of_title = _shared(map(self.catalog.text, range(num_items)))
+        self.of_leaf = {} if trie is None else _shared(trie.row_leaf(num_items).tolist())
+
+    def rank(self, rows: "Dataset", indices: Sequence[int], show_progress: bool) -> dict[str, Any]:
+        """
+        Ranks the targets of the rows at `indices`.
+
+        Returns:
+            `dict`: `index` and all of `RANK_COLUMNS`, each a list with one entry a row, and the number `nan_scores`.
+        """
+        from tqdm.auto import tqdm
+
+        found = {key: [] for key in RANK_COLUMNS} | {"index": list(indices), "nan_scores": 0}
+        step = max(_ROWS_AT_A_TIME, self.batch_size or 1)
+        if self.exact:
+            step = max(1, min(step, _MAX_SCORES // len(self.catalog)))
+        with tqdm(total=len(indices), desc="Ranking", unit="row", disable=not show_progress) as progress:
+            for start in range(0, len(indices), step):
+                batch = rows[list(indices[start : start + step])]
+                part = self._rank_scores(batch) if self.exact else self._rank_lists(batch)
+                found["nan_scores"] += part.pop("nan_scores")
+                for key, values in part.items():
+                    found[key].extend(values)
+                progress.update(len(batch[TARGET]))
+        return found
+
+    def _inputs(self, batch: dict[str, list]) -> dict[str, Any]:
+        histories = [[self.catalog.ids[row] for row in history] for history in batch[HISTORY]]
+        known = HISTORY_TIMESTAMPS in batch and all(
+            len(times) == len(history) for times, history in zip(batch[HISTORY_TIMESTAMPS], histories, strict=True)
+        )
+        return {"histories": histories, "timestamps": batch[HISTORY_TIMESTAMPS] if known else None}
+
+    def _rank_scores(self, batch: dict[str, list]) -> dict[str, Any]:
+        """Exact ranks from the scores of all items. One that scores `-inf` is in no list: such a target is a miss."""
+        scores = np.array(self.recommender.score_all(**self._inputs(batch)))
+        targets = np.array(batch[TARGET])
+        if scores.shape != (len(targets), len(self.catalog)):
+            expected = (len(targets), len(self.catalog))
+            raise ValueError(f"`score_all` must return scores of the shape {expected}, got {scores.shape}.")
+        part = {"nan_scores": count_nan(scores), "certified": [True] * len(targets)}
+        scores[np.isnan(scores)] = -np.inf
+        if self.mask:
+            for row, history in enumerate(batch[HISTORY]):
+                scores[row, history] = -np.inf
+        part["better"], part["tied"] = _listed(scores, targets)
+        listed = [_best(values, self.k) for values in scores]
+        part["item_ids"] = [items.tolist() for items in listed]
+        part["scores"] = [values[items].tolist() for values, items in zip(scores, listed, strict=True)]
+        for row, target in enumerate(targets.tolist()):
+            mates = self.of_title.get(target, [])
+            own = scores[row, mates].max(initial=scores[row, target])
+            scores[row, mates] = -np.inf
+            scores[row, target] = own
+        part["title_better"], part["title_tied"] = _listed(scores, targets)
+        return part
+
+    def _rank_lists(self, batch: dict[str, list]) -> dict[str, Any]:
+        """Ranks inside the recommended lists."""
+        targets, histories = batch[TARGET], [set(history) if self.mask else set() for history in batch[HISTORY]]
+        inputs = self._inputs(batch)
+        found = self.recommender.recommend(
+            **inputs,
+            k=self.k,
+            exclude=inputs["histories"] if self.mask else None,
+            num_beams=self.num_beams,
+            batch_size=self.batch_size,
+        )
+        lists = [self.catalog.rows(item_ids) for item_ids in found.item_ids]
+        scores = [np.array(values)[: len(items)] for values, items in zip(found.scores, lists, strict=True)]
+        num_nan = sum(map(count_nan, scores))
+        scores = [np.where(np.isnan(values), -np.inf, values).tolist() for values in scores]
+        part = {"item_ids": lists, "scores": scores, "nan_scores": num_nan}
+        part["certified"] = np.asarray(found.certified, dtype=bool).tolist()
+        pairs = [self._whole_leaf(*entry) for entry in zip(lists, scores, histories, strict=True)]
+        part["better"], part["tied"] = list_bounds(*zip(*pairs, strict=True), targets)
+        pairs = [self._one_title(*pair, target) for pair, target in zip(pairs, targets, strict=True)]
+        part["title_better"], part["title_tied"] = list_bounds(*zip(*pairs, strict=True), targets)
+        return part
+
+    def _whole_leaf(self, items: list[int], scores: list[float], excluded: set[int]) -> tuple[list, list]:
+        """
+        Items of one trie leaf share their score. A full list may end among them: those that are cut off are tied with
+        its last place, so that the order of rows does not decide what is a miss.
+        """
+        if len(items) < self.k:
+            return items, scores
+        rest = [row for row in self.of_leaf.get(items[-1], []) if row not in items and row not in excluded]
+        return items + rest, scores + [scores[-1]] * len(rest)
+
+    def _one_title(self, items: list[int], scores: list[float], target: int) -> tuple[list, list]:
+        """The list with all items of the target's title replaced by the target, at the best of their scores."""
+        mates = set(self.of_title.get(target, [target]))
+        own = [score for item, score in zip(items, scores, strict=True) if item in mates]
+        others = [pair for pair in zip(items, scores, strict=True) if pair[0] not in mates]
+        kept = others + [(target, max(own))] if own else others
+        return [item for item, _ in kept], [score for _, score in kept]
+
+
+def _shared(keys: Iterable[Hashable]) -> dict[int, list[int]]:
+    """For each row whose key other rows have too: all of these rows. `keys` has one key a row."""
+    rows_of_key = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows_of_key[key].append(row)
+    return {row: rows for rows in rows_of_key.values() if len(rows) > 1 for row in rows}
+
+
+def _listed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank bounds, with a miss for a target that no list can hold."""
+    better, tied = rank_bounds(scores, targets)
+    never = scores[np.arange(len(targets)), targets] == -np.inf
+    return np.where(never, NOT_LISTED, better), np.where(never, 0, tied)
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Rows of the `k` best items, ties in row order, without those that score `-inf`."""
+    k = min(k, len(scores))
+    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+    items = np.flatnonzero((scores >= threshold) & (scores > -np.inf))
+    return items[np.argsort(-scores[items], kind="stable")][:k]

@@ -1,0 +1,1 @@
+"""Sequence models: item ids in, a vector for each position out."""

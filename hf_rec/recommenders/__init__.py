@@ -1,0 +1,1 @@
+"""The contract `recommend` and `score`, and everything that keeps it."""

@@ -1,0 +1,206 @@
+"""
+The contract that every recommender keeps: raw item ids go in and come out; inside, items are catalog rows.
+
+Shapes: U users · k places of a list · N items of the catalog.
+"""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers.utils import logging
+
+from hf_rec.data.catalog import Catalog
+from hf_rec.recommenders.allowed_items import AllowedItems
+
+
+RawId = str | int
+ItemLists = Collection[RawId] | Sequence[Collection[RawId]]  # one list for all histories, or one for each
+_PROGRESS_DELAY = 3.0  # seconds before a progress bar appears
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """
+    Ranked items for some users.
+
+    Attributes:
+        item_ids (`list[list[str | int]]`): Raw ids for each user, best first; fewer than `k` if no more are allowed.
+        scores (`np.ndarray` of shape `(U, k)`): Score of each, float32, `-inf` behind the last.
+        certified (`np.ndarray` of shape `(U,)`): `True` where the list is sure to hold the best items of all, up to
+            ties: no part of the catalog that the search gave up can score as high.
+    """
+
+    item_ids: list[list[RawId]]
+    scores: np.ndarray
+    certified: np.ndarray
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """[`Recommendations`] of a batch in catalog rows: `rows` is a list of lists, the rest as there."""
+
+    rows: list[list[int]]
+    scores: np.ndarray
+    certified: np.ndarray
+
+    @classmethod
+    def from_pairs(cls, pairs: list[list[tuple[int, float]]], k: int, certified: np.ndarray) -> "RankedRows":
+        """From a list of at most `k` pairs (row, score) for each user."""
+        scores = np.full((len(pairs), k), -np.inf, dtype=np.float32)
+        for user, listed in enumerate(pairs):
+            scores[user, : len(listed)] = [score for _, score in listed]
+        return cls([[row for row, _ in listed] for listed in pairs], scores, np.asarray(certified, dtype=bool))
+
+
+class Recommender:
+    """
+    Base of all recommenders: ids, checks and batches. A subclass gives two methods that speak of catalog rows:
+
+    - `_recommend_rows(histories, k, allowed, timestamps, num_beams) -> RankedRows`, where `allowed` is a boolean array
+      of shape `(U, N)` or `(1, N)`, or `None` where everything is;
+    - `_score_rows(histories, candidates, timestamps) -> list[np.ndarray]`, one float32 score for each candidate.
+
+    Args:
+        catalog ([`Catalog`]): Items.
+        batch_size (`int`, *optional*, defaults to `32`): Histories worked on at a time.
+    """
+
+    def __init__(self, catalog: Catalog, batch_size: int = 32):
+        self.catalog = catalog
+        self.batch_size = batch_size
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[RawId]],
+        k: int = 10,
+        exclude: ItemLists | None = None,
+        allow: ItemLists | None = None,
+        timestamps: Sequence[Sequence[int]] | None = None,
+        num_beams: int | None = None,
+        batch_size: int | None = None,
+    ) -> Recommendations:
+        """
+        The best next items for each history.
+
+        Args:
+            histories (`list[list[str | int]]`): Raw item ids of each user, oldest first; a history may be empty.
+            k (`int`, *optional*, defaults to `10`): Items wanted for each user.
+            exclude (`list`, *optional*): Raw ids that must not be listed: one list for all users, or one for each.
+            allow (`list`, *optional*): Raw ids of which alone the lists are made, given likewise. Neither of the two
+                changes the score of an item that remains.
+            timestamps (`list[list[int]]`, *optional*): Unix seconds of the events, for models that use them.
+            num_beams (`int`, *optional*): Width of the search, for models that search; at least `k`, by default twice
+                that.
+            batch_size (`int`, *optional*): Histories worked on at a time; defaults to that of the recommender.
+
+        Returns:
+            [`Recommendations`]: Lists, scores, and which lists are certainly the best.
+        """
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"`k` must be a whole number of at least 1, got {k!r}.")
+        rows = self._history_rows(histories, timestamps)
+        masks = AllowedItems(
+            len(self.catalog),
+            exclude=None if exclude is None else self._item_lists(exclude, "exclude", len(rows)),
+            allow=None if allow is None else self._item_lists(allow, "allow", len(rows)),
+        )
+        item_ids = [[] for _ in rows]
+        scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
+        certified = np.zeros(len(rows), dtype=bool)
+        size = self._users_at_once(batch_size or self.batch_size, k, num_beams)
+        for users in self._batches(rows, size, "Recommending"):
+            times = None if timestamps is None else [timestamps[user] for user in users]
+            found = self._recommend_rows([rows[user] for user in users], k, masks.of(users), times, num_beams)
+            scores[users], certified[users] = found.scores, found.certified
+            for user, listed in zip(users, found.rows, strict=True):
+                item_ids[user] = [self.catalog.ids[row] for row in listed]
+        return Recommendations(item_ids, scores, certified)
+
+    def score(
+        self,
+        histories: Sequence[Sequence[RawId]],
+        candidates: ItemLists,
+        timestamps: Sequence[Sequence[int]] | None = None,
+        batch_size: int | None = None,
+    ) -> list[np.ndarray]:
+        """
+        Exact scores of given items, the same numbers that `recommend` ranks by.
+
+        Args:
+            histories, timestamps, batch_size: As in [`~Recommender.recommend`].
+            candidates (`list`): Raw ids to score: one list for all users, or one for each.
+
+        Returns:
+            `list[np.ndarray]`: For each user a float32 array with one score for each candidate, in their order.
+        """
+        rows = self._history_rows(histories, timestamps)
+        wanted = self._item_lists(candidates, "candidates", len(rows))
+        scores = [np.empty(0, dtype=np.float32) for _ in rows]
+        for users in self._batches(rows, batch_size or self.batch_size, "Scoring"):
+            times = None if timestamps is None else [timestamps[user] for user in users]
+            lists = [wanted[user if len(wanted) > 1 else 0] for user in users]
+            for user, values in zip(
+                users, self._score_rows([rows[user] for user in users], lists, times), strict=True
+            ):
+                scores[user] = values
+        return scores
+
+    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
+        raise TypeError(f"{type(self).__name__} must define _recommend_rows.")
+
+    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+        raise TypeError(f"{type(self).__name__} must define _score_rows.")
+
+    def _cost(self, history: list[int]) -> int:
+        """What users of a batch should have in common; its biggest one sets the time of a batch."""
+        return len(history)
+
+    def _users_at_once(self, batch_size: int, k: int, num_beams: int | None) -> int:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        return batch_size
+
+    def _batches(self, rows: list[list[int]], size: int, description: str):
+        """Indices of users of about the same cost, the most expensive first, so that lack of memory shows at once."""
+        order = sorted(range(len(rows)), key=lambda user: self._cost(rows[user]), reverse=True)
+        with logging.tqdm(
+            total=len(order),
+            desc=description,
+            unit="user",
+            delay=_PROGRESS_DELAY,
+            leave=False,
+            disable=os.environ.get("RANK", "0") != "0",
+        ) as progress:
+            for start in range(0, len(order), size):
+                users = order[start : start + size]
+                yield users
+                progress.update(len(users))
+
+    def _history_rows(self, histories, timestamps) -> list[list[int]]:
+        if isinstance(histories, str) or any(isinstance(history, (str, int)) for history in histories):
+            raise ValueError("`histories` must hold one list of item ids a user: for one user, wrap it: [[...]].")
+        if timestamps is not None and list(map(len, timestamps)) != list(map(len, histories)):
+            raise ValueError("`timestamps` must hold one list a history, with one time for each of its items.")
+        return [self._rows(history, f"histories[{user}]") for user, history in enumerate(histories)]
+
+    def _item_lists(self, lists: ItemLists, argument: str, num_users: int) -> list[list[int]]:
+        """Catalog rows: one list for all users (of length 1), or one for each."""
+        if isinstance(lists, (str, bytes)) or not isinstance(lists, Collection):
+            raise ValueError(f"`{argument}` must be a list of item ids, or one such list a history, got {lists!r}.")
+        nested = [not isinstance(entry, (str, int, np.integer)) for entry in lists]
+        if not any(nested):
+            return [self._rows(lists, argument)]
+        if not all(nested) or len(lists) != num_users:
+            raise ValueError(
+                f"`{argument}` must be a list of item ids, or one such list for each of the {num_users} histories, "
+                f"got {len(lists)} entries, {sum(nested)} of them lists."
+            )
+        return [self._rows(entry, f"{argument}[{user}]") for user, entry in enumerate(lists)]
+
+    def _rows(self, item_ids: Collection[RawId], argument: str) -> list[int]:
+        try:
+            return self.catalog.rows(item_ids)
+        except ValueError as error:
+            raise ValueError(f"`{argument}`: {error}") from error

@@ -1,0 +1,190 @@
+"""
+Causal LMs under the contract: the search over the item trie, its certificate, and its scores as item lists.
+
+Shapes: U users · k places of a list · N items of the catalog · L leaves of the trie.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_rec.data.catalog import Catalog
+from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.recommenders.contract import RankedRows, Recommender
+from hf_rec.search.beam_search import score_leaves, trie_beam_search
+from hf_rec.search.logits_process import TrieLogitsProcessor, check_scoring
+from hf_rec.trie.csr import TrieCSR
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hf_rec.data.prompts.next_item import Prompt
+
+_BEAMS_AT_ONCE = 4096  # of all users in one search; bounds its memory when `k` is large
+
+
+class LanguageModelRecommender(Recommender):
+    """
+    A causal LM that writes the next item, searched over the item trie.
+
+    The score of an item is `log P_valid`: the log-probability of its token path where each token competes with the
+    other children of its trie node, at temperature `tau` (https://huggingface.co/papers/2504.04178). Items with the
+    same token path share it and are listed in row order.
+
+    A list is certified where its last score beats the bound of everything the search gave up by more than rounding:
+    1e-4 in float32, 2e-2 in half precision.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): Causal LM. It need not be in eval mode.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+        catalog ([`Catalog`]): Items.
+        prompt ([`Prompt`]): How a history becomes tokens.
+        trie ([`TrieCSR`]): Token paths of the items, from the same prompt.
+        tau (`float`, *optional*, defaults to `1.0`): Temperature, the one that belongs to the weights.
+        scoring (`str`, *optional*, defaults to `"valid"`): `"valid"`, or `"full_vocab"` for the plain log-probability.
+        batch_size (`int`, *optional*, defaults to `32`): Histories searched at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: "PreTrainedTokenizerBase",
+        catalog: Catalog,
+        prompt: "Prompt",
+        trie: TrieCSR,
+        tau: float = 1.0,
+        scoring: str = "valid",
+        batch_size: int = 32,
+    ):
+        super().__init__(catalog, batch_size)
+        check_scoring(tau, scoring)
+        vocab_size = model.get_input_embeddings().weight.shape[0]
+        if trie.vocab_size > vocab_size:
+            raise ValueError(
+                f"`trie` holds token {trie.vocab_size - 1}, but `model` has {vocab_size} tokens. Build the trie with "
+                "the model's own tokenizer, or resize the embeddings to the tokenizer."
+            )
+        if len(prompt) != len(catalog) or len(trie.leaf_rows) != len(catalog):
+            raise ValueError(
+                f"`catalog` has {len(catalog)} items, `prompt` {len(prompt)} and `trie` {len(trie.leaf_rows)}. Make "
+                "the prompt and the trie from this catalog: ItemTrie.build(prompt.encode_items()).csr()."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.trie = trie
+        self.tau = tau
+        self.scoring = scoring
+        self._leaf_ptr, self._leaf_rows = trie.leaf_ptr.cpu().numpy(), trie.leaf_rows.cpu().numpy()
+        self._row_leaf = trie.row_leaf(len(catalog)).cpu()
+
+    def logits_processor(self, prompt_length: int) -> TrieLogitsProcessor:
+        """The processor that makes `generate()` score items as this recommender does."""
+        return TrieLogitsProcessor(
+            self.trie, prompt_length, self.tau, self.scoring, eos_token_id=self.tokenizer.eos_token_id
+        )
+
+    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
+        with evaluation_mode(self.model):
+            found = trie_beam_search(
+                self.model,
+                *self._prompts(histories),
+                self.trie,
+                self._num_beams(k, num_beams),
+                tau=self.tau,
+                scoring=self.scoring,
+                allowed_leaves=self._allowed_leaves(allowed),
+                num_results=k,
+            )
+        pairs = [
+            self._listed_items(*entry, k)
+            for entry in zip(
+                found.leaves.tolist(),
+                found.scores.tolist(),
+                [None] * len(histories)
+                if allowed is None
+                else np.broadcast_to(allowed, (len(histories), len(self.catalog))),
+                strict=True,
+            )
+        ]
+        full = np.array([len(listed) == k for listed in pairs])
+        last = np.array([listed[-1][1] if len(listed) == k else -np.inf for listed in pairs])
+        available = len(self.catalog) if allowed is None else allowed.sum(axis=1)
+        everything = np.array([len(listed) for listed in pairs]) == available
+        bound = found.pruned_bound.cpu().numpy()
+        # accelerate keeps the plain forward aside where it runs a float32 model in mixed precision
+        exact = self.model.dtype == torch.float32 and not hasattr(self.model, "_original_forward")
+        margin = 1e-4 if exact else 2e-2
+        certified = np.where(full, last >= bound + margin, everything) | everything
+        return RankedRows.from_pairs(pairs, k, certified)
+
+    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+        leaves = torch.full((len(histories), max(map(len, candidates))), -1)
+        for user, rows in enumerate(candidates):
+            leaves[user, : len(rows)] = self._row_leaf[rows]
+        with evaluation_mode(self.model):
+            input_ids, attention_mask = self._prompts(histories)
+            scores = score_leaves(
+                self.model,
+                input_ids,
+                attention_mask,
+                self.trie,
+                leaves.to(input_ids.device),
+                tau=self.tau,
+                scoring=self.scoring,
+                chunk_size=max(1, _BEAMS_AT_ONCE // len(histories)),
+            )
+        scores = scores.cpu().numpy()
+        return [scores[user, : len(rows)] for user, rows in enumerate(candidates)]
+
+    def _cost(self, history: list[int]) -> int:
+        return len(self.prompt.encode_history(history))
+
+    def _users_at_once(self, batch_size: int, k: int, num_beams: int | None) -> int:
+        size = super()._users_at_once(batch_size, k, num_beams)
+        return max(1, min(size, _BEAMS_AT_ONCE // self._num_beams(k, num_beams)))
+
+    def _num_beams(self, k: int, num_beams: int | None) -> int:
+        if num_beams is None:
+            num_beams = 2 * k
+        elif num_beams < min(k, len(self.trie)):
+            raise ValueError(f"`num_beams` must be at least `k`, {k}, got {num_beams}. Leave it out for 2 * `k`.")
+        return min(num_beams, len(self.trie))
+
+    def _prompts(self, histories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded `input_ids` and `attention_mask` on the device of the model, where the trie goes too."""
+        prompts = [self.prompt.encode_history(history) for history in histories]
+        width = max(map(len, prompts))
+        most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if most is not None and width + self.trie.max_depth > most:
+            raise ValueError(
+                f"A prompt of {width} tokens and an item of up to {self.trie.max_depth} do not fit into the {most} "
+                f"positions of the model. Make the prompt with a `max_length` of at most {most} (it is "
+                f"{self.prompt.max_length})."
+            )
+        pad = self.tokenizer.pad_token_id or 0  # masked, so any token does
+        input_ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
+        attention_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        device = self.model.device
+        self.trie = self.trie.to(device)
+        return input_ids.to(device), attention_mask.to(device)
+
+    def _allowed_leaves(self, allowed: np.ndarray | None) -> torch.Tensor | None:
+        """Leaves with at least one allowed item."""
+        if allowed is None:
+            return None
+        leaves = np.logical_or.reduceat(allowed[:, self._leaf_rows], self._leaf_ptr[:-1], axis=1)
+        return torch.from_numpy(leaves).to(self.model.device)
+
+    def _listed_items(self, leaves, scores, allowed, k: int) -> list[tuple[int, float]]:
+        """The first `k` allowed items of the leaves, with their scores."""
+        listed = []
+        for leaf, score in zip(leaves, scores, strict=True):
+            if leaf < 0 or len(listed) >= k:
+                break
+            rows = self._leaf_rows[self._leaf_ptr[leaf] : self._leaf_ptr[leaf + 1]].tolist()
+            listed += [(row, score) for row in rows if allowed is None or allowed[row]]
+        return listed[:k]

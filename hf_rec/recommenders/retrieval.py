@@ -1,0 +1,220 @@
+"""
+Retrieval models under the contract of all recommenders: a user is encoded once, and compared with an index of all
+items.
+
+Shapes: U users · k places of a list · N items of the catalog · v width of the vectors.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from hf_rec.columns import PADDING_ITEM
+from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.retrieval import RetrievalPrompt
+from hf_rec.models.llm_srec.model import LLMSRecModel
+from hf_rec.recommenders.contract import RankedRows, RawId
+from hf_rec.recommenders.exact import ExactRecommender
+from hf_rec.recommenders.item_index import INDEX_FILE, ItemIndex
+from hf_rec.recommenders.prompt_vectors import PromptVectors
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
+
+
+class RetrievalRecommender(ExactRecommender):
+    """
+    A model that gives users and items vectors; the score of an item is their dot product.
+
+    Items are encoded once, on first use, unless an index is given. Times of the history, where given, stand in the
+    prompt.
+
+    Args:
+        model ([`~hf_rec.models.llm_srec.model.LLMSRecModel`]): The model. It need not be in eval mode.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of its language model.
+        catalog ([`Catalog`]): Items. Those that the model's teacher has not seen are known by their text alone.
+        prompt ([`RetrievalPrompt`]): How users and items of this catalog become tokens.
+        index ([`ItemIndex`], *optional*): Their vectors. Without it `catalog` must be the one that the model was
+            trained with.
+        batch_size (`int`, *optional*, defaults to `1024`): Users encoded and compared at a time; fewer where the
+            catalog is large, so that no more than 64 MiB of scores are held.
+        approximate (`bool`, *optional*, defaults to `False`): Let an index of faiss name the items; lists are then not
+            certified. Worth it from about a million items on.
+    """
+
+    kind = "llm_srec"
+
+    def __init__(
+        self,
+        model: LLMSRecModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        catalog: Catalog,
+        prompt: RetrievalPrompt,
+        index: ItemIndex | None = None,
+        batch_size: int = 1024,
+        approximate: bool = False,
+    ):
+        super().__init__(catalog, batch_size)
+        if len(prompt) != len(catalog):
+            raise ValueError(f"`prompt` was made for {len(prompt)} items, `catalog` has {len(catalog)}. Make it anew.")
+        if index is None:
+            check_teacher_catalog(model.config, catalog)
+        elif len(index) != len(catalog):
+            raise ValueError(f"`index` holds {len(index)} items, `catalog` {len(catalog)}. Encode the items again.")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.approximate = approximate
+        self.vectors = PromptVectors(model, prompt, None if index is None else index.teacher_items)
+        self._index = index
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike, settings: dict, catalog: Catalog, device, dtype
+    ) -> "RetrievalRecommender":
+        """
+        Read a recommender folder.
+
+        Args:
+            folder (`str` or `os.PathLike`): Folder that a trainer wrote. Without an index in it, items are encoded
+                when they are first needed.
+            settings (`dict`): The content of its `recommender.json`.
+            catalog ([`Catalog`]): Its catalog.
+            device (`torch.device`), dtype (`str` or `None`): Where the model goes, and the type of its language model.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prompt = RetrievalPrompt.load(folder, tokenizer, catalog)
+        if prompt.sha256 != settings["hashes"].get("prompt"):
+            raise ValueError(
+                f"The prompt in {folder} is not the one of its recommender.json. Copy the whole folder again."
+            )
+        model = LLMSRecModel.from_pretrained(folder, dtype=dtype).to(device)
+        index = None
+        if (Path(folder) / INDEX_FILE).is_file():
+            index = ItemIndex.load(folder, catalog, prompt.sha256, device)
+        return cls(model, tokenizer, catalog, prompt, index)
+
+    @property
+    def index(self) -> ItemIndex:
+        """The vectors of all items, encoded now if they were not before."""
+        if self._index is None:
+            logger.info(
+                f"Encoding {len(self.catalog)} items, {self.vectors.num_cold} of them unknown to the teacher: by text "
+                "alone."
+            )
+            vectors = self.vectors.items()
+            self._index = ItemIndex(vectors, self.catalog, self.prompt.sha256, self.vectors.teacher_items)
+        return self._index
+
+    def user_vectors(
+        self,
+        histories: Sequence[Sequence[RawId]],
+        timestamps: Sequence[Sequence[int]] | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """The vector of each user after the history: float32 of shape `(U, v)`."""
+        return self.vectors.users(self._history_rows(histories, timestamps), timestamps).cpu().numpy()
+
+    def refreshed(self, catalog: Catalog) -> tuple["RetrievalRecommender", int]:
+        """
+        The same model over a catalog that has changed: items added, removed or renamed, known by their raw ids.
+
+        Args:
+            catalog ([`Catalog`]): The items now.
+
+        Returns:
+            `tuple[RetrievalRecommender, int]`: The recommender, and how many items it had to encode. Items that are
+            new to it are known by their text alone; all others keep vector and slot.
+        """
+        prompt = self.prompt.for_catalog(self.tokenizer, catalog)
+        old_rows = np.array([_row_or_none(self.catalog, item_id) for item_id in catalog.ids], dtype=np.int64)
+        teacher_items = np.where(old_rows >= 0, self.index.teacher_items[old_rows], PADDING_ITEM)
+        changed = np.array(
+            [old < 0 or not self.prompt.same_item(old, prompt, row) for row, old in enumerate(old_rows)], dtype=bool
+        )
+        vectors = self.index.vectors[torch.from_numpy(np.where(changed, 0, old_rows)).to(self.index.vectors.device)]
+        rows = np.flatnonzero(changed)
+        if len(rows):
+            vectors[torch.from_numpy(rows).to(vectors.device)] = PromptVectors(
+                self.model, prompt, teacher_items
+            ).items(rows)
+        return self._over(catalog, prompt, vectors, teacher_items), len(rows)
+
+    def for_catalog(self, catalog: Catalog) -> "RetrievalRecommender":
+        """The same model over other items, all of them known by their text alone: another domain, or another shop."""
+        prompt = self.prompt.for_catalog(self.tokenizer, catalog)
+        teacher_items = np.full(len(catalog), PADDING_ITEM, dtype=np.int64)
+        vectors = PromptVectors(self.model, prompt, teacher_items).items()
+        return self._over(catalog, prompt, vectors, teacher_items)
+
+    def _over(self, catalog, prompt, vectors, teacher_items) -> "RetrievalRecommender":
+        index = ItemIndex(vectors, catalog, prompt.sha256, teacher_items)
+        return RetrievalRecommender(
+            self.model, self.tokenizer, catalog, prompt, index, self.batch_size, self.approximate
+        )
+
+    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+        return (self.vectors.users(histories, timestamps) @ self.index.vectors.t()).cpu().numpy()
+
+    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
+        users = self.vectors.users(histories, timestamps)
+        found = self._probable_rows(users, k, allowed) if self.approximate else None
+        exact = found is None
+        if exact:
+            scores, rows = self.index.search(users, k, allowed)
+            found = scores.cpu().numpy(), rows.cpu().numpy()
+        scores, rows = found
+        padded = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        padded[:, : scores.shape[1]] = scores
+        lists = [listed[listed >= 0].tolist() for listed in rows]
+        return RankedRows(lists, padded, np.full(len(histories), exact))
+
+    def _probable_rows(self, users, k: int, allowed) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lists from the approximate index; `None` where too few of the items it names are allowed."""
+        if allowed is None:
+            return tuple(part.numpy() for part in self.index.search_approximately(users, k))
+        wanted = k + int((~allowed).sum(axis=1).max())
+        scores, rows = (part.numpy() for part in self.index.search_approximately(users, wanted))
+        keep = (rows >= 0) & np.take_along_axis(np.broadcast_to(allowed, (len(rows), allowed.shape[1])), rows, axis=1)
+        if (keep.sum(axis=1) < min(k, int(allowed.sum(axis=1).min()))).any():
+            return None
+        order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+        scores, rows, keep = (np.take_along_axis(part, order, axis=1) for part in (scores, rows, keep))
+        return np.where(keep, scores, -np.inf), np.where(keep, rows, PADDING_ITEM)
+
+    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+        users, items = self.vectors.users(histories, timestamps), self.index.vectors
+        return [
+            (items[torch.tensor(rows, dtype=torch.long, device=items.device)] @ user).cpu().numpy()
+            for user, rows in zip(users, candidates, strict=True)
+        ]
+
+
+def check_teacher_catalog(config, catalog: Catalog) -> None:
+    """Refuse a catalog whose rows are not the items that the teacher of a model was trained on."""
+    if len(catalog) != config.num_items:
+        raise ValueError(
+            f"`catalog` has {len(catalog)} items, but the sequence model was made for {config.num_items}. Load the "
+            "catalog that was saved with the sequence model."
+        )
+    if config.catalog_sha256 not in (None, catalog.sha256):
+        raise ValueError(
+            "The sequence model was trained with another catalog (their hashes differ), so its item rows mean other "
+            "items. Load the catalog that was saved with the sequence model."
+        )
+
+
+def _row_or_none(catalog: Catalog, item_id: RawId) -> int:
+    try:
+        return catalog.row(item_id)
+    except ValueError:
+        return PADDING_ITEM

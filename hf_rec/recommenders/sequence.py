@@ -1,0 +1,119 @@
+"""
+Sequence models under the contract of all recommenders: every item is scored, so each list is certainly the best.
+
+How items that never occur in training rank: like all others, by their score, and none is left out. A softmax over all
+items, or over sampled ones, lowers their scores for the users of each step, and nothing ever raises them; but it does
+not say for whom an item might be right, so the place of such an item means little. Results report targets of this kind
+("cold") apart; `allow` and `exclude` keep them out of a list.
+
+Shapes: U users · k places of a list · N items · d width of a user vector.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_rec.columns import PADDING_ITEM
+from hf_rec.data.catalog import Catalog
+from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.recommenders.contract import RankedRows, RawId
+from hf_rec.recommenders.exact import ExactRecommender
+
+
+class SequenceRecommender(ExactRecommender):
+    """
+    A sequence model that scores all items for a history.
+
+    A score is the dot product of user and item vector, plus the item's bias where the model has one: the number that
+    the losses of [`~hf_rec.trainers.sequential.trainer.SequentialTrainer`] work on. Items of equal score are listed in
+    row order, so those for an empty history (whose vector is zero in most models) come as they stand in the catalog.
+
+    Args:
+        model ([`~hf_rec.models.sequence.base.SequencePreTrainedModel`]): The model. It need not be in eval mode.
+        catalog ([`Catalog`]): The items that it was trained on.
+        batch_size (`int`, *optional*, defaults to `512`): Histories worked on at a time; fewer where the catalog is
+            large, so that no more than 64 MiB of scores are held.
+    """
+
+    kind = "sequence"
+
+    def __init__(self, model: SequencePreTrainedModel, catalog: Catalog, batch_size: int = 512):
+        super().__init__(catalog, batch_size)
+        if len(catalog) != model.config.num_items:
+            raise ValueError(
+                f"`catalog` has {len(catalog)} items, but `model` was made for {model.config.num_items}. Load "
+                "the catalog that was "
+                "saved with the model."
+            )
+        if model.config.catalog_sha256 not in (None, catalog.sha256):
+            raise ValueError(
+                "`model` was trained with another catalog (their hashes differ), so its item rows mean other "
+                "items. Load the catalog "
+                "that was saved with the model."
+            )
+        self.model = model
+
+    def user_vectors(self, histories: Sequence[Sequence[RawId]], batch_size: int | None = None) -> np.ndarray:
+        """The vector of each user after the history: float32 of shape `(U, d)`."""
+        rows = self._history_rows(histories, None)
+        vectors = np.zeros((len(rows), self.model.item_vectors().shape[1]), dtype=np.float32)
+        for users in self._batches(rows, batch_size or self.batch_size, "Encoding"):
+            vectors[users] = self._encode([rows[user] for user in users]).float().cpu().numpy()
+        return vectors
+
+    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+        return self._scores(histories).cpu().numpy()
+
+    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
+        scores = self._scores(histories)
+        if allowed is not None:
+            scores.masked_fill_(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
+        values, rows = _best(scores, min(k, scores.shape[1]))
+        values, rows = values.cpu().numpy(), rows.cpu().numpy()
+        counts = (values > -np.inf).sum(axis=1)  # NaN scores and forbidden items are in no list
+        padded = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        padded[:, : values.shape[1]] = values
+        lists = [listed[:count].tolist() for listed, count in zip(rows, counts, strict=True)]
+        return RankedRows(lists, padded, np.ones(len(histories), dtype=bool))
+
+    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+        items = torch.zeros((len(candidates), max(map(len, candidates))), dtype=torch.long)
+        for user, rows in enumerate(candidates):
+            items[user, : len(rows)] = torch.tensor(rows, dtype=torch.long)
+        with torch.no_grad():
+            vectors = self._encode(histories)
+            scores = self.model.score_items(vectors, items.to(vectors.device)).float().cpu().numpy()
+        return [scores[user, : len(rows)] for user, rows in enumerate(candidates)]
+
+    @torch.no_grad()
+    def _scores(self, histories: list[list[int]]) -> Tensor:
+        return self.model.score_items(self._encode(histories)).float()
+
+    @torch.no_grad()
+    def _encode(self, histories: list[list[int]]) -> Tensor:
+        newest = [history[-self.model.config.max_length :] for history in histories]
+        width = max([1, *map(len, newest)])
+        input_ids = torch.tensor([[PADDING_ITEM] * (width - len(history)) + history for history in newest])
+        with evaluation_mode(self.model):
+            return self.model.user_vectors(input_ids.to(self.model.device))
+
+
+def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` highest scores of each row and their columns, equal ones in column order; NaN counts as `-inf`."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    if values[:, 0].isnan().any():  # topk takes NaN for the highest
+        scores = scores.masked_fill(scores.isnan(), -torch.inf)
+        values, columns = scores.topk(values.shape[1], dim=1)
+    # topk breaks ties as it likes: first decide who is in the list, then who stands where
+    crowded = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(1) if values.shape[1] > k else columns.new_empty(0)
+    values, columns = values[:, :k], columns[:, :k]
+    if len(crowded):
+        ordered = scores[crowded].sort(dim=1, descending=True, stable=True)
+        values, columns = values.clone(), columns.clone()
+        values[crowded], columns[crowded] = (part[:, :k] for part in ordered)
+    columns, order = columns.sort(dim=1)
+    values, places = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, places)

@@ -1,0 +1,377 @@
+"""Distil a sequence model's sense of order into a frozen language model that retrieves items."""
+
+import math
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalPrediction, has_length
+from transformers.utils import logging
+
+from hf_rec.columns import ATTENTION_MASK, INPUT_IDS, LABELS, SEEN, SLOT_ITEMS, TARGET, TEACHER_VECTOR
+from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.retrieval import RetrievalPrompt
+from hf_rec.data.splits import seen_items
+from hf_rec.hub import save_recommender
+from hf_rec.losses.distillation import match_loss, retrieval_loss, uniformity_loss
+from hf_rec.metrics.ranking import ranking_metrics
+from hf_rec.models.llm_srec.model import LLMSRecModel
+from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.recommenders.item_index import ItemIndex
+from hf_rec.recommenders.prompt_vectors import PromptVectors
+from hf_rec.recommenders.retrieval import RetrievalRecommender, check_teacher_catalog
+from hf_rec.trainers.base_trainer import RecommenderTrainer
+from hf_rec.trainers.llm_srec.config import LLMSRecConfig
+from hf_rec.trainers.llm_srec.gather import gather_rows
+from hf_rec.trainers.llm_srec.negatives import RetrievalNegatives
+from hf_rec.trainers.llm_srec.rows import RetrievalRows, check_columns, collate_ranking, collate_training, is_encoded
+from hf_rec.trainers.training_run import StopEarly
+
+
+logger = logging.get_logger(__name__)
+
+_PROMPT = (INPUT_IDS, ATTENTION_MASK, SLOT_ITEMS)
+
+
+class LLMSRecTrainer(RecommenderTrainer):
+    """
+    Trainer of LLM-SRec (https://huggingface.co/papers/2502.13909).
+
+    The loss has three terms, each a mean over the users of the batch: retrieval of the target, match with the
+    teacher's user vector, and uniformity. Terms that couple rows (uniformity, `match_form="infonce"`,
+    `negatives="in_batch"`) see the rows of all processes, so that two processes take the steps of one; under gradient
+    accumulation they are the mean over micro-batches. With the others alone, 8 x 1 and 1 x 8 take the same steps too.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]): A [`~hf_rec.models.llm_srec.model.LLMSRecModel`] or its
+            folder; or, with `sequence_model`, the causal LM to be frozen, or its folder or Hub id.
+        args ([`LLMSRecConfig`], *optional*): Arguments.
+        train_dataset (`datasets.Dataset` or `IterableDataset`, *optional*): Rows `{history, target,
+            history_timestamps, ...}` in catalog rows. The teacher's vectors are computed once and kept with them.
+        eval_dataset (a data set, or a `dict` of them, *optional*): Rows to rank.
+        processing_class (tokenizer, *optional*): Loaded from the language model's folder where it is not given.
+        catalog ([`Catalog`]): The items, as the sequence model was trained with them.
+        prompt ([`RetrievalPrompt`], *optional*): Made from `args` where it is not given.
+        sequence_model (`str` or [`~hf_rec.models.sequence.base.SequencePreTrainedModel`], *optional*): The teacher.
+        teacher_items (`set[int]`, *optional*): Catalog rows that the teacher was trained on, where the trainer makes
+            the model; those of `train_dataset` by default. All others are read by their text alone.
+        peft_config (`peft.PeftConfig`, *optional*): Train an adapter on the language model too, where the trainer
+            makes the model.
+        callbacks (`list`, *optional*), compute_metrics (*optional*), optimizers (*optional*): As in
+            [`~transformers.Trainer`]. `compute_metrics` sees `predictions = (better [U], tied [U], nll [U])` and
+            `label_ids [U]`, the targets; what it returns is merged with ours.
+
+    Raises:
+        `ValueError`: Where an argument is missing, or model, teacher, catalog and data do not belong together.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: LLMSRecConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        catalog: Catalog | None = None,
+        prompt: RetrievalPrompt | None = None,
+        sequence_model: str | SequencePreTrainedModel | None = None,
+        teacher_items: set[int] | None = None,
+        peft_config=None,
+        callbacks=None,
+        compute_metrics=None,
+        optimizers=(None, None),
+        compute_loss_func=None,
+    ):
+        if catalog is None:
+            raise ValueError("`catalog` is required: it holds the items that the model retrieves.")
+        name = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
+        args = args if args is not None else LLMSRecConfig(f"{Path(name).name or type(model).__name__}-LLM-SRec")
+        if sequence_model is not None:
+            if teacher_items is None and isinstance(train_dataset, Dataset) and not is_encoded(train_dataset):
+                check_columns(train_dataset)
+                teacher_items = seen_items(train_dataset)
+            model = _new_model(model, sequence_model, args, teacher_items, peft_config)
+        elif isinstance(model, str | os.PathLike):
+            model = LLMSRecModel.from_pretrained(model)
+        if not isinstance(model, LLMSRecModel):
+            raise ValueError(
+                f"`sequence_model` is required where `model` is a {type(model).__name__}: it is the teacher."
+            )
+        check_teacher_catalog(model.config, catalog)
+        if processing_class is None:
+            processing_class = AutoTokenizer.from_pretrained(model.config.language_model)
+        self.catalog = catalog
+        self.prompt = prompt or RetrievalPrompt(
+            processing_class,
+            catalog,
+            max_length=args.max_length,
+            max_history=args.max_history,
+            max_item_tokens=args.max_item_tokens,
+            dates=args.dates,
+            item_attributes=args.item_attributes or (),
+        )
+        _check_positions(model, self.prompt)
+        self._rows = RetrievalRows(self.prompt, model.sequence_model, args.supervise, args.dataset_num_proc)
+        self._user_metrics = compute_metrics
+        self._saved_index = None
+        self._micro_batch = 0
+        if args.early_stopping_patience is not None:
+            callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
+            args.restore_callback_states_from_checkpoint = True
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate_training,
+            train_dataset=self._rows.for_training(train_dataset),
+            eval_dataset=self._ranking_rows(eval_dataset),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            compute_metrics=self._metrics,
+            optimizers=optimizers,
+            compute_loss_func=compute_loss_func,
+        )
+        seen = model.item_seen.cpu().nonzero().squeeze(1)
+        self.negatives = RetrievalNegatives(seen, len(catalog), args.effective_num_negatives, args.seed)
+        if args.evaluations_per_epoch is not None and train_dataset is not None:
+            self.args.eval_steps = max(1, self._steps_per_epoch() // args.evaluations_per_epoch)
+            if args.save_strategy == "steps":
+                self.args.save_steps = self.args.eval_steps
+        self._item_prefix = torch.tensor(self.prompt.item_prefix, device=self.args.device)
+        self._user_prefix = torch.tensor(self.prompt.user_prefix, device=self.args.device)
+        counts = self.prompt.report()
+        logger.info(
+            f"{counts['items']} items: {counts['items'] - len(seen)} unknown to the teacher (read by their text "
+            f"alone), {counts['untitled']} without a title (named after their id), {counts['shortened']} cut to fit."
+        )
+
+    def recommender(self) -> RetrievalRecommender:
+        """The model as it is now, under the contract of `recommend` and `score`."""
+        model = self.accelerator.unwrap_model(self.model)
+        return RetrievalRecommender(model, self.processing_class, self.catalog, self.prompt)
+
+    # Data
+
+    def _ranking_rows(self, dataset):
+        if isinstance(dataset, dict):
+            return {name: self._rows.for_ranking(part) for name, part in dataset.items()}
+        return self._rows.for_ranking(dataset)
+
+    def _set_signature_columns_if_needed(self):
+        self._signature_columns = [INPUT_IDS, SLOT_ITEMS, LABELS, TEACHER_VECTOR, TARGET, SEEN]
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        return self._with_ranking_collator(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        return self._with_ranking_collator(super().get_test_dataloader, self._ranking_rows(test_dataset))
+
+    def _with_ranking_collator(self, make, dataset):
+        self.data_collator = collate_ranking
+        try:
+            return make(dataset)
+        finally:
+            self.data_collator = collate_training
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """
+        As [`~transformers.Trainer.evaluate`]; adds `nll`, and `ndcg@10` and the like by exact ranking of all items.
+        """
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._ranking_rows(eval_dataset)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    # Training
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in Trainer; micro-batches are counted, since their shared negatives are drawn by their number."""
+        self._micro_batch = 0
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted sum of the terms, as the share that this micro-batch has in the users of the step."""
+        args, step, targets = self.args, self.state.global_step, inputs[LABELS]
+        if args.negatives == "random":
+            negatives = self.negatives.by_user(step, inputs[SLOT_ITEMS], targets)
+        else:
+            process = self.accelerator.process_index, self.accelerator.num_processes
+            negatives = self.negatives.shared(step, self._micro_batch, *process)
+        negatives = negatives.to(targets.device)
+        items, place = torch.cat([targets, negatives.flatten()]).unique(return_inverse=True)
+        outputs = model(
+            user_inputs=self._hide(step, {name: inputs[name] for name in _PROMPT} | {"prefix_ids": self._user_prefix}),
+            item_inputs=self._hide(step, self._item_inputs(items)),
+            teacher_vectors=inputs[TEACHER_VECTOR],
+        )
+        chosen = outputs.item_vectors[place]
+        own, other = chosen[: len(targets)], chosen[len(targets) :].view(*negatives.shape, -1)
+        terms = self._terms(
+            *(
+                gather_rows(rows, self.accelerator)
+                for rows in (outputs.user_vectors, outputs.teacher_vectors, own, other)
+            ),
+            targets=self.accelerator.gather(targets),
+            negatives=self.accelerator.gather(negatives),
+        )
+        weights = {name: getattr(args, f"{name.removesuffix('_loss')}_weight") for name in terms}
+        total = sum(weights[name] * term for name, term in terms.items())
+        if not total.isfinite():
+            raise FloatingPointError(
+                f"The loss is {total.item()} at optimizer step {step}: "
+                f"{ ({name: term.item() for name, term in terms.items()}) }. Lower `learning_rate`, or set "
+                "`max_grad_norm`."
+            )
+        if model.training:
+            self._micro_batch += 1
+            for name, term in terms.items():
+                self._logged[name].append(term.item())
+        loss = self.scale_loss(total * len(targets), len(targets), num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _terms(
+        self, users: Tensor, teacher: Tensor, own: Tensor, other: Tensor, targets: Tensor, negatives: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of the loss over the users of all processes: means, in the order of the log."""
+        args = self.args
+        if args.negatives == "in_batch":
+            other, negatives = torch.cat([own, other]), torch.cat([targets, negatives])
+        terms = {"retrieval_loss": retrieval_loss(users, own, other, keep=negatives != targets[:, None])}
+        if args.match_weight:
+            terms["match_loss"] = match_loss(users, teacher, args.match_form, args.match_temperature)
+        if args.uniformity_weight:
+            spread = teacher if args.uniformity_of == "teacher" else own
+            terms["uniformity_loss"] = uniformity_loss(users) + uniformity_loss(spread)
+        return terms
+
+    def _item_inputs(self, items: Tensor) -> dict[str, Tensor]:
+        inputs = self.prompt.item_inputs(items.cpu().numpy())
+        return {name: tensor.to(items.device) for name, tensor in inputs.items()} | {"prefix_ids": self._item_prefix}
+
+    def _hide(self, step: int, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """
+        `inputs` with the slots of some items emptied: a number that the teacher does not have stands for the unknown.
+        """
+        if not self.args.cold_item_rate:
+            return inputs
+        slots = inputs[SLOT_ITEMS]
+        hidden = self.negatives.hidden(step, slots, self.args.cold_item_rate) & (slots >= 0)
+        return inputs | {SLOT_ITEMS: slots.masked_fill(hidden, len(self.catalog))}
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """The learning rate falls by `lr_decay` at each evaluation."""
+        if self.args.lr_decay == 1 or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        every = self.args.eval_steps if self.args.eval_strategy == "steps" else self._steps_per_epoch()
+        if every < 1:  # a share of all steps
+            every = every * num_training_steps
+        every = math.ceil(every)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, partial(_decayed, self.args.lr_decay, every))
+        return self.lr_scheduler
+
+    def _steps_per_epoch(self) -> int:
+        if not has_length(self.train_dataset):
+            raise ValueError(
+                "`train_dataset` has no length, so `evaluations_per_epoch` and `lr_decay` by epochs have no meaning. "
+                "Set `eval_strategy='steps'` and `eval_steps`."
+            )
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        steps = len(self.train_dataset) / batch
+        return max(1, int(steps) if self.args.dataloader_drop_last else math.ceil(steps))
+
+    # Evaluation
+
+    def evaluation_loop(self, *args, **kwargs):
+        """As in Trainer; all items are encoded first, shared out among the processes."""
+        self._index = self.encode_catalog()
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            del self._index
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Exact ranks of the targets among all items, and minus log of their share in the softmax."""
+        inputs = self._prepare_inputs(inputs)
+        core = self.accelerator.unwrap_model(model)
+        seen = inputs[SEEN] if self.args.seen == "mask" else None
+        with torch.no_grad(), self.compute_loss_context_manager():
+            prompts = {name: inputs[name] for name in _PROMPT}
+            users = core.encode(query="user", prefix_ids=self._user_prefix, **prompts).float()
+            better, tied, nll = self._index.rank(users, inputs[TARGET], seen)
+        return nll.mean(), (better, tied, nll), inputs[TARGET]
+
+    def encode_catalog(self) -> ItemIndex:
+        """Vectors of all items by the model as it is now; every process calls this and gets the whole."""
+        encoder = PromptVectors(self.accelerator.unwrap_model(self.model), self.prompt)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        order = np.argsort(-self.prompt.item_lengths, kind="stable")
+        padded = np.resize(order, -(-len(order) // processes) * processes)  # as many for each process
+        gathered = self.accelerator.gather(encoder.items(padded[rank::processes]))
+        vectors = torch.empty(len(order), gathered.shape[1], device=gathered.device)
+        vectors[torch.from_numpy(np.concatenate([padded[start::processes] for start in range(processes)]))] = gathered
+        return ItemIndex(vectors, self.catalog, self.prompt.sha256, encoder.teacher_items)
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        better, tied, nll = prediction.predictions
+        metrics = {"nll": float(np.mean(nll))} | ranking_metrics(better, tied)
+        if self._user_metrics is not None:
+            metrics |= self._user_metrics(prediction)
+        return metrics
+
+    # Files
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Save what was trained and what makes it a recommender; a checkpoint of Trainer's own goes without the index.
+        """
+        self._saved_index = None if _internal_call else self.encode_catalog()
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self._saved_index = None
+
+    def save_recommender_files(self, output_dir: str) -> None:
+        """Catalog, prompt, tokenizer and, at the end of training, the item index."""
+        save_recommender(
+            output_dir,
+            catalog=self.catalog,
+            kind=RetrievalRecommender.kind,
+            prompt=self.prompt,
+            tokenizer=self.processing_class,
+            scoring="exact",
+        )
+        if self._saved_index is not None:
+            self._saved_index.save(output_dir)
+
+
+def _new_model(language_model, sequence_model, args: LLMSRecConfig, teacher_items, peft_config) -> LLMSRecModel:
+    """The model, its own weights drawn by `args.seed`; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        return LLMSRecModel.from_frozen(
+            language_model,
+            sequence_model,
+            vector_size=args.vector_size,
+            head_size=args.head_size,
+            seen_items=teacher_items,
+            language_model_kwargs=args.model_init_kwargs,
+            peft_config=peft_config,
+        )
+
+
+def _check_positions(model: LLMSRecModel, prompt: RetrievalPrompt) -> None:
+    positions = getattr(model.language_model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and prompt.longest > positions:
+        raise ValueError(
+            f"`max_length` is {prompt.max_length} and a prompt may be {prompt.longest} tokens long, but the language "
+            f"model has {positions} positions. Set `max_length` to {positions}."
+        )
+
+
+def _decayed(factor: float, every: int, step: int) -> float:
+    """Share of the learning rate that is left after `step` optimizer steps, with an evaluation each `every`."""
+    return factor ** (step // every)

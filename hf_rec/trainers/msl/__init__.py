@@ -1,0 +1,1 @@
+"""MSL and LML: a causal LM learns to write the next item."""

@@ -1,0 +1,1 @@
+"""Sequence models: cross-entropy, SCE and the sampled losses."""

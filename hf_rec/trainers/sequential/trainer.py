@@ -1,0 +1,321 @@
+"""Train a sequence model on item ids, with a full or a sampled softmax or a pairwise loss."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModel
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from transformers.utils import logging
+
+from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS, SEEN, TARGET
+from hf_rec.data.catalog import Catalog
+from hf_rec.data.item_batches import ItemCollator, ItemRows
+from hf_rec.hub import save_recommender
+from hf_rec.metrics.ranking import ranking_metrics
+from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.recommenders.ranks import rank_targets
+from hf_rec.recommenders.sequence import SequenceRecommender
+from hf_rec.trainers.base_trainer import RecommenderTrainer
+from hf_rec.trainers.seeded_draws import position_keys, row_keys
+from hf_rec.trainers.sequential.config import SequentialConfig
+from hf_rec.trainers.sequential.lazy_adam import LazyAdam, clip_grad_norm
+from hf_rec.trainers.sequential.loss import ItemLoss
+from hf_rec.trainers.sequential.sampling import mask_items
+from hf_rec.trainers.training_run import StopEarly
+
+
+logger = logging.get_logger(__name__)
+
+
+class SequentialTrainer(RecommenderTrainer):
+    """
+    Trainer of SASRec and its kin (SCE, https://huggingface.co/papers/2402.06216).
+
+    Rows are `{history, target, supervise_from, ...}` in catalog rows, one a user for leave-one-out splits. Padding is
+    dropped before any item is scored. Evaluation ranks each target among all items: `eval_ndcg@10`,
+    `eval_hit_rate@10`, `eval_mrr@10`, the same at 5, and `eval_nll` (also `eval_loss`), the mean minus log of the
+    target's share in a softmax over all items.
+
+    Args:
+        model (`str` or [`~hf_rec.models.sequence.base.SequencePreTrainedModel`]): A sequence model, or its folder or
+            Hub name.
+        args ([`SequentialConfig`], *optional*): Arguments.
+        train_dataset (`datasets.Dataset` or `IterableDataset`, *optional*): Rows to train on.
+        eval_dataset (a data set, or a `dict` of them, *optional*): Rows to rank.
+        catalog ([`~hf_rec.data.catalog.Catalog`], *optional*): The items. With it every saved folder is a whole
+            recommender.
+        callbacks (`list`, *optional*), compute_metrics (*optional*), optimizers (*optional*): As in
+            [`~transformers.Trainer`]. `compute_metrics` sees `predictions = (better [U], tied [U], nll [U])` and
+            `label_ids [U]`, the targets; what it returns is merged with ours.
+
+    Raises:
+        `ValueError`: Where model, catalog, data and arguments do not fit together; the message names what does not.
+    """
+
+    def __init__(
+        self,
+        model: str | SequencePreTrainedModel,
+        args: SequentialConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        catalog: Catalog | None = None,
+        callbacks=None,
+        compute_metrics=None,
+        optimizers=(None, None),
+        compute_loss_func=None,
+    ):
+        if isinstance(model, str):
+            model = AutoModel.from_pretrained(model)
+        if not isinstance(model, SequencePreTrainedModel):
+            raise ValueError(f"`model` must be a sequence model of `hf_rec.models`, got {type(model).__name__}.")
+        if args is None:
+            name = Path(model.config.name_or_path).name or type(model).__name__
+            args = SequentialConfig(f"{name}-sequential")
+        args.remove_unused_columns = False  # batches are cut from arrays that hold no unused column
+        self.catalog = catalog
+        _check_catalog(model, catalog)
+        self.layout = _layout(model, args)
+        config = model.config
+        self._train_collator = ItemCollator(
+            config.max_length, config.num_items, self.layout, args.supervise == "last", args.shortest_prefix
+        )
+        self._eval_collator = ItemCollator(config.max_length, config.num_items, "ranking")
+        train_dataset, counts = self._training_batches(train_dataset)
+        self.item_loss = ItemLoss(args, config.num_items, counts)
+        self._user_metrics = compute_metrics
+        self._micro_batch = 0
+        if args.early_stopping_patience is not None:
+            callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
+            args.restore_callback_states_from_checkpoint = True
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self._train_collator,
+            train_dataset=train_dataset,
+            eval_dataset=self._evaluation_batches(eval_dataset),
+            callbacks=callbacks,
+            compute_metrics=self._metrics,
+            optimizers=optimizers,
+            compute_loss_func=compute_loss_func,
+        )
+        if args.item_optimizer == "lazy":
+            if self.args.world_size > 1:
+                raise ValueError(
+                    f"`item_optimizer='lazy'` trains in one process, got {self.args.world_size}: sparse "
+                    "gradients are not averaged "
+                    "over processes here. Use 'dense'."
+                )
+            model.set_sparse_item_gradient(True)
+
+    def recommender(self) -> SequenceRecommender:
+        """The model as it is now, under the contract of `recommend` and `score`."""
+        if self.catalog is None:
+            raise ValueError("`catalog` was not given: a recommender needs it to speak of raw item ids.")
+        return SequenceRecommender(self.accelerator.unwrap_model(self.model), self.catalog)
+
+    # Data
+
+    def _training_batches(self, dataset):
+        if not isinstance(dataset, Dataset):
+            return dataset, None
+        rows = ItemRows.from_dataset(dataset, self._train_collator.num_items)
+        batches = self._train_collator.batches(rows)
+        if not len(batches):
+            raise ValueError("`train_dataset` has no label: every row is a single event, which nothing precedes.")
+        logger.info(
+            f"{batches.num_labels} labels in {len(batches)} samples; {batches.num_dropped_rows} rows have no label."
+        )
+        if batches.num_dropped_events:
+            logger.warning(
+                f"{batches.num_dropped_events} events of the {len(batches)} training samples are not read: the model "
+                f"reads the newest {batches.max_length} of each (`max_length`)."
+            )
+        return batches, rows.item_counts(self._train_collator.num_items)
+
+    def _evaluation_batches(self, dataset):
+        if isinstance(dataset, dict):
+            return {name: self._evaluation_batches(part) for name, part in dataset.items()}
+        if not isinstance(dataset, Dataset):
+            return dataset
+        return self._eval_collator.batches(ItemRows.from_dataset(dataset, self._eval_collator.num_items))
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        return self._with_eval_collator(super().get_eval_dataloader, self._evaluation_batches(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset):
+        return self._with_eval_collator(super().get_test_dataloader, self._evaluation_batches(test_dataset))
+
+    def _with_eval_collator(self, make, dataset):
+        self.data_collator = self._eval_collator
+        try:
+            return make(dataset)
+        finally:
+            self.data_collator = self._train_collator
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in Trainer; hides the labels of a masked model first, since the labels of a step are counted here."""
+        if self.layout == "masked":
+            epoch_iterator = map(self._masked, epoch_iterator)
+        self._micro_batch = 0
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _masked(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        args, mask_item = self.args, self.accelerator.unwrap_model(self.model).mask_item
+        input_ids, labels = mask_items(
+            batch[INPUT_IDS],
+            batch[LABELS],
+            mask_item,
+            args.mask_ratio,
+            args.last_mask_ratio,
+            IGNORE_INDEX,
+            seed=args.seed,
+            step=self.state.global_step,
+        )
+        return {INPUT_IDS: input_ids, LABELS: labels}
+
+    # Loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum of the losses of the labels, divided by the labels of the whole accumulated, distributed batch."""
+        input_ids, labels = inputs[INPUT_IDS], inputs[LABELS]
+        outputs = model(input_ids=input_ids)
+        keep = labels != IGNORE_INDEX
+        if self.layout == "prefixes":
+            vectors, rows, positions = outputs.user_vector, None, row_keys(input_ids)
+        else:
+            vectors, rows = outputs.last_hidden_state[keep], keep.nonzero()[:, 0]
+            positions = position_keys(input_ids)[keep]
+        seen = None
+        if self.item_loss.needs_seen:
+            seen = torch.cat([input_ids, labels[:, -1:]], dim=1)
+            seen = seen if rows is None else seen[rows]
+        core = self.accelerator.unwrap_model(model)
+        total = self.item_loss(core, vectors, labels[keep], positions, self.state.global_step, seen)
+        if not total.isfinite():
+            raise FloatingPointError(
+                f"The loss is {total.item()} at optimizer step {self.state.global_step}, micro-batch "
+                f"{self._micro_batch} "
+                f"({len(input_ids)} rows, {int(keep.sum())} labels). {self._last_checkpoint()} Lower "
+                "`learning_rate`, or set "
+                "`max_grad_norm`."
+            )
+        self._micro_batch += 1
+        loss = self.scale_loss(total, int(keep.sum()), num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _last_checkpoint(self) -> str:
+        if (folder := self.state.best_model_checkpoint) is not None:
+            return f"The best checkpoint so far is {folder}."
+        folder = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+        return f"The last checkpoint is {folder}." if folder else "There is no checkpoint yet."
+
+    # Optimizer
+
+    def create_optimizer(self, model=None):
+        """Adam with the decay in the gradient, as published; `lazy` and `decoupled` as [`SequentialConfig`] says."""
+        args = self.args
+        if self.optimizer is not None or (args.item_optimizer == "dense" and args.weight_decay_form == "decoupled"):
+            return super().create_optimizer(model)
+        kwargs = {
+            "lr": args.learning_rate,
+            "betas": (args.adam_beta1, args.adam_beta2),
+            "eps": args.adam_epsilon,
+            "weight_decay": args.weight_decay,
+        }
+        model = self.model if model is None else model
+        if args.item_optimizer == "lazy":
+            decayed = set(self.get_decay_parameter_names(model))
+            named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+            groups = [
+                {"params": [param for name, param in named if name in decayed]},
+                {"params": [param for name, param in named if name not in decayed], "weight_decay": 0.0},
+            ]
+            self.optimizer = LazyAdam(groups, **kwargs)
+        else:
+            params = [param for param in model.parameters() if param.requires_grad]
+            self.optimizer = torch.optim.Adam(params, **kwargs, fused=True)
+        return self.optimizer
+
+    def _clip_grad_norm(self, model):
+        if self.args.item_optimizer == "lazy":
+            return clip_grad_norm(model.parameters(), self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        if self.args.item_optimizer == "lazy" and grad_norm is None:
+            return clip_grad_norm(model.parameters(), float("inf"))
+        return super()._get_grad_norm(model, grad_norm)
+
+    # Evaluation
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Exact ranks of the targets among all items, and minus log of their share in the softmax."""
+        inputs = self._prepare_inputs(inputs)
+        core = self.accelerator.unwrap_model(model)
+        seen = inputs[SEEN] if self.args.seen == "mask" else None
+        with torch.no_grad(), self.compute_loss_context_manager():
+            vectors = core.user_vectors(inputs[INPUT_IDS])
+            better, tied, nll = rank_targets(core, vectors, inputs[TARGET], seen)
+        return nll.mean(), (better, tied, nll), inputs[TARGET]
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        better, tied, nll = prediction.predictions
+        metrics = {"nll": float(np.mean(nll))} | ranking_metrics(better, tied)
+        if self._user_metrics is not None:
+            metrics |= self._user_metrics(prediction)
+        return metrics
+
+    # Files
+
+    def _save_checkpoint(self, model, trial):
+        # A step can make weights NaN without its own loss being so; such a checkpoint must not push out a good one
+        for name, param in self.accelerator.unwrap_model(model).named_parameters():
+            if not param.isfinite().all():
+                raise FloatingPointError(
+                    f"The weight {name} is not finite after optimizer step {self.state.global_step}: not saved. "
+                    f"{self._last_checkpoint()} Lower `learning_rate`, or set `max_grad_norm`."
+                )
+        super()._save_checkpoint(model, trial)
+
+    def save_recommender_files(self, output_dir: str) -> None:
+        """The catalog, and what else makes the folder a recommender."""
+        if self.catalog is None:
+            return
+        save_recommender(output_dir, catalog=self.catalog, kind=SequenceRecommender.kind, scoring="exact")
+
+
+def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> str:
+    if args.samples == "sequences" and not model.causal and not model.masked:
+        raise ValueError(
+            f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the events "
+            "after it, so all but the last would be trained to copy their label. Use 'prefixes'."
+        )
+    layout = args.samples
+    if model.masked:
+        layout = "masked"
+    elif layout == "auto":
+        layout = "sequences" if model.causal else "prefixes"
+    if args.shortest_prefix > 1 and layout != "prefixes":
+        raise ValueError(
+            f"`shortest_prefix` is {args.shortest_prefix}, but {type(model).__name__} is trained on whole rows here. "
+            "Leave it out, or set `samples='prefixes'`."
+        )
+    return layout
+
+
+def _check_catalog(model: SequencePreTrainedModel, catalog: Catalog | None) -> None:
+    """Ties the model to its catalog, or refuses another one."""
+    if catalog is None:
+        return
+    if len(catalog) != model.config.num_items:
+        raise ValueError(f"`catalog` has {len(catalog)} items, but the model was made for {model.config.num_items}.")
+    if model.config.catalog_sha256 not in (None, catalog.sha256):
+        raise ValueError(
+            "`catalog` is not the one that the model was trained with (their hashes differ), so its item rows "
+            "mean other items. "
+            "Load the catalog that was saved with the model."
+        )
+    model.config.catalog_sha256 = catalog.sha256

@@ -1,0 +1,1 @@
+"""Softmax-DPO: the chosen item against many rejected ones, on TRL."""
