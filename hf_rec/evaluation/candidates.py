@@ -22,6 +22,7 @@ import pyarrow as pa
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET, USER_ID
 from hf_rec.data.negatives import UniformNegatives, answer_groups, draw
 from hf_rec.evaluation.full import process_state, summarize, warm_column
+from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.evaluation.run_files import RunPath, rows_sha256, write_run
 from hf_rec.metrics.ranking import count_nan, rank_bounds
 
@@ -168,7 +169,7 @@ def evaluate_candidates(
         raise ValueError(f"`ks` must hold numbers from 1 to {candidates.num_negatives + 1}, got {ks}.")
     scores = _scores(recommender, dataset, candidates, batch_size)
     predictions = _predictions(users, targets, candidates, scores, warm_items)
-    protocol = f"{candidates.protocol}/split={split_rule}"
+    protocol = protocol_key(candidates=candidates.protocol, split=split_rule)
     settings = {
         "name": name,
         "split": candidates.split,

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_rec.columns import HISTORY, TARGET, USER_ID
+from hf_rec.evaluation.protocol import Seen, protocol_key
 from hf_rec.evaluation.run_files import (
     FORMAT,
     FORMAT_VERSION,
@@ -62,7 +63,7 @@ def evaluate_recommender(
     *,
     split: str = "test",
     ks: Sequence[int] = (5, 10),
-    seen: str = "keep",
+    seen: Seen = "keep",
     split_rule: str = "loo",
     name: str,
     num_beams: int | None = None,
@@ -133,7 +134,7 @@ def evaluate_recommender(
             "ks": list(ks),
             "scoring": getattr(recommender, "scoring", None),
             "tau": getattr(recommender, "tau", None),
-            "protocol": f"full/search={ranker.search}/seen={seen}/split={split_rule}",
+            "protocol": protocol_key(num_beams=ranker.num_beams, seen=seen, split=split_rule),
         }
         metrics = _summary(settings, rows, predictions, recommender.catalog)
         metrics["counts"]["nan_scores"] = num_nan = sum(shard["nan_scores"] for shard in shards)

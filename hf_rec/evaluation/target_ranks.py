@@ -37,8 +37,9 @@ class TargetRanker:
 
     def __init__(self, recommender: "Recommender", k: int, seen: str, num_beams: int, batch_size: int | None):
         self.recommender, self.catalog = recommender, recommender.catalog
-        self.k, self.mask, self.num_beams, self.batch_size = k, seen == "mask", num_beams, batch_size
+        self.k, self.mask, self.batch_size = k, seen == "mask", batch_size
         self.exact = callable(getattr(recommender, "score_all", None))
+        self.num_beams = None if self.exact else num_beams
         self.search = "exact" if self.exact else f"beam{num_beams}"
         trie, num_items = getattr(recommender, "trie", None), len(self.catalog)
         self.of_title = _shared(map(self.catalog.text, range(num_items)))
