@@ -27,7 +27,7 @@ def validation_metrics(
         nll (`np.ndarray` of shape `(R,)`):
             -log P of each target among all items, in nats.
         ranks (`tuple` of two `np.ndarray` of shape `(R,)`, *optional*):
-            `better` and `tied`, as [`~hf_rec.metrics.ranking.rank_bounds`] gives them. `None` where nothing was ranked.
+            `better` and `tied`, as [`~hf_rec.metrics.ranking.rank_bounds`] gives them; `None` if nothing was ranked.
         num_beams, seen:
             How they were ranked, as in [`~hf_rec.evaluation.protocol.protocol_key`].
         warm (`np.ndarray` of shape `(R,)`, *optional*):
