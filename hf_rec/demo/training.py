@@ -133,7 +133,10 @@ def _sequence_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Ca
     from hf_rec.trainers.sequential.trainer import SequentialTrainer
 
     args = SequentialConfig(
-        **options, num_train_epochs=size.sequence_epochs, per_device_train_batch_size=size.sequence_batch_size
+        **options,
+        num_train_epochs=size.sequence_epochs,
+        per_device_train_batch_size=size.sequence_batch_size,
+        seen="mask",  # as the test rows are ranked
     )
     torch.manual_seed(args.seed)
     config = SASRecConfig(num_items=len(catalog), hidden_size=size.hidden_size, num_hidden_layers=size.num_layers)
