@@ -69,7 +69,7 @@ def packed(
 def main(text_args: TextArguments, training_args: TrainingArguments, model_args: ModelConfig) -> None:
     # 1. The text of each item, as the item prompt has it
     catalog = Catalog.load(text_args.data_dir)
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, trust_remote_code=False)
     names = text_args.item_attributes or []
     texts = [f" {catalog.text(row)}{attribute_text(catalog.attributes[row], names)}\n" for row in range(len(catalog))]
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -78,7 +78,9 @@ def main(text_args: TextArguments, training_args: TrainingArguments, model_args:
     # 2. Train, keep the best
     set_seed(training_args.seed)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, dtype=model_args.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_args.model_name_or_path, dtype=model_args.dtype, trust_remote_code=False
+    )
     length = model.config.max_position_embeddings
     if len(start) + text_args.max_item_tokens > length:
         raise ValueError(

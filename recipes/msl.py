@@ -25,13 +25,16 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
     validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
 
     # 2. Model
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
+    )
     model = AutoModelForCausalLM.from_pretrained(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
         quantization_config=get_quantization_config(model_args),
+        trust_remote_code=False,
     )
 
     # 3. Train

@@ -61,7 +61,7 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
     # 2. Model. Weight decay shrinks the filters that Caser does not use to denormal numbers, at which a CPU crawls.
     torch.set_flush_denormal(True)
     set_seed(training_args.seed)
-    model = AutoModel.from_config(model_args.config(len(catalog)))
+    model = AutoModel.from_config(model_args.config(len(catalog)), trust_remote_code=False)
 
     # 3. Train
     trainer = SequentialTrainer(model, training_args, train, validation, catalog=catalog)

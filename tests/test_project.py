@@ -1,5 +1,6 @@
 """The project's own promises: light imports, two commands, documents whose links and paths exist."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -85,3 +86,24 @@ def test_every_launch_config_starts_with_its_launch_line():
     assert [path.stem for path in configs] == ["cpu", "cpu_2", "multi_gpu", "single_gpu", "zero2", "zero3"]
     for path in configs:
         assert path.read_text().startswith(f"# accelerate launch --config_file accelerate_configs/{path.name} ")
+
+
+# What loads no model of its own, and knows no `trust_remote_code`
+LOADS_NO_CODE = {"PeftConfig", "PeftModel"}
+
+
+@pytest.mark.parametrize("folder", ["hf_rec", "recipes", "benchmarks", "tests"])
+def test_every_load_says_that_no_code_of_a_folder_is_run(folder):
+    loads = [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node)
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("from_pretrained", "from_config")
+        if ast.unparse(node.func.value) not in LOADS_NO_CODE
+    ]
+    trusting = [
+        place
+        for place, call in loads
+        if not any(word.arg == "trust_remote_code" and ast.unparse(word.value) == "False" for word in call.keywords)
+    ]
+    assert not trusting

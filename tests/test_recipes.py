@@ -237,7 +237,7 @@ def workplace(tmp_path_factory):
     prepare("demo", data, num_users=40, seed=0)
     small = ("--vocab_size", 400, "--hidden_size", 32, "--num_layers", 1, "--num_heads", 2)
     run_here("new_lm", "--data_dir", data, "--output_dir", base, *small)
-    catalog, tokenizer = Catalog.load(data), AutoTokenizer.from_pretrained(base)
+    catalog, tokenizer = Catalog.load(data), AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     prompt = Prompt(tokenizer, catalog, max_length=128)
     save_recommender(
         root / "start",
@@ -246,7 +246,7 @@ def workplace(tmp_path_factory):
         prompt=prompt,
         trie=ItemTrie.build(prompt.encode_items()),
         tokenizer=tokenizer,
-        model=AutoModelForCausalLM.from_pretrained(base),
+        model=AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False),
     )
     return root
 

@@ -89,7 +89,7 @@ def read_index(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def _load_language_model(folder: Path, index: dict, catalog: Catalog, device, dtype) -> LanguageModelRecommender:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     _check_hash("tokenizer", tokenizer_sha256(tokenizer), index, folder)
     prompt = Prompt.load(folder, tokenizer, catalog)
     _check_hash("prompt", prompt.sha256, index, folder)
@@ -107,7 +107,7 @@ def _load_causal_lm(folder: Path, dtype) -> torch.nn.Module:
     options = {} if dtype is None else {"dtype": dtype}
     config, weights = (folder / name for name in ADAPTER_FILES)
     if not config.is_file():
-        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options, trust_remote_code=False)
     from peft import AutoPeftModelForCausalLM
 
     if not weights.is_file():
@@ -122,7 +122,9 @@ def _load_causal_lm(folder: Path, dtype) -> torch.nn.Module:
             "adapter into the model (`merge_and_unload`) and save the whole."
         )
     try:
-        return AutoPeftModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        return AutoPeftModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, **options, trust_remote_code=False
+        )
     except OSError as error:
         raise OSError(
             f"The adapter in {folder} needs the base model {base!r}, which could not be loaded: {error} Put it there, "
@@ -144,7 +146,7 @@ def _load_control(folder: Path, index: dict, catalog: Catalog, device, dtype) ->
 
 def _load_sequence_model(folder: Path, index: dict, catalog: Catalog, device, dtype) -> SequenceRecommender:
     options = {} if dtype is None else {"dtype": dtype}
-    model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, **options, trust_remote_code=False)
     return SequenceRecommender(model.to(device).eval(), catalog)
 
 

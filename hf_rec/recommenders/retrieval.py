@@ -91,13 +91,13 @@ class RetrievalRecommender(ExactRecommender):
             catalog ([`Catalog`]): Its catalog.
             device (`torch.device`), dtype (`str` or `None`): Where the model goes, and the type of its language model.
         """
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         prompt = RetrievalPrompt.load(folder, tokenizer, catalog)
         if prompt.sha256 != settings["hashes"].get("prompt"):
             raise ValueError(
                 f"The prompt in {folder} is not the one of its recommender.json. Copy the whole folder again."
             )
-        model = LLMSRecModel.from_pretrained(folder, dtype=dtype).to(device)
+        model = LLMSRecModel.from_pretrained(folder, dtype=dtype, trust_remote_code=False).to(device)
         index = None
         if (Path(folder) / INDEX_FILE).is_file():
             index = ItemIndex.load(folder, catalog, prompt.sha256, device)

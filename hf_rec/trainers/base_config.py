@@ -38,3 +38,10 @@ class RecommenderConfig(TrainingArguments):
             raise ValueError(
                 "`use_liger_kernel` must be False: it replaces the loss inside the model, which is not used here."
             )
+        if getattr(self, "trust_remote_code", False) or "trust_remote_code" in (
+            getattr(self, "model_init_kwargs", None) or {}
+        ):
+            raise ValueError(
+                "`trust_remote_code` is never set here: no code of a model's folder is run. Load such a model "
+                "yourself and hand it over."
+            )

@@ -58,7 +58,7 @@ class StartingPoint:
         index = read_index(folder)
         if index["kind"] != "language_model":
             raise ValueError(f"`model` {name} is a recommender of the kind {index['kind']!r}, not a language model.")
-        tokenizer, catalog = AutoTokenizer.from_pretrained(folder), Catalog.load(folder)
+        tokenizer, catalog = AutoTokenizer.from_pretrained(folder, trust_remote_code=False), Catalog.load(folder)
         prompt, trie = Prompt.load(folder, tokenizer, catalog), ItemTrie.load(folder)
         found = {
             "catalog": catalog.sha256,
@@ -139,12 +139,12 @@ def load_trainable_adapter(folder: str | os.PathLike, args: DPOConfig, quantizat
     options = {"dtype": "float32"} | (args.model_init_kwargs or {})
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
-    return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **options)
+    return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **options, trust_remote_code=False)
 
 
 def context_length(model: str | PreTrainedModel) -> int | None:
     """Positions that a model has, or the one below an adapter in a folder, as far as its configuration tells."""
     if isinstance(model, str) and has_adapter(model):
         model = PeftConfig.from_pretrained(model).base_model_name_or_path
-    config = AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False) if isinstance(model, str) else model.config
     return getattr(config.get_text_config(), "max_position_embeddings", None)

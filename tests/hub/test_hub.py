@@ -94,7 +94,7 @@ class TestSaveAndLoad:
         from transformers import AutoModelForCausalLM
 
         tiny_lm("llama").save_pretrained(tmp_path / "base")
-        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", trust_remote_code=False)
         config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
         model = get_peft_model(base, config).eval()
         save_recommender(tmp_path / "adapter", **parts, model=model, tau=2.0)

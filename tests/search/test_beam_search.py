@@ -37,7 +37,7 @@ def family(name):
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = hf.AutoModelForCausalLM.from_config(configs[name]()).eval()
+        model = hf.AutoModelForCausalLM.from_config(configs[name](), trust_remote_code=False).eval()
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.data.normal_(std=0.3)

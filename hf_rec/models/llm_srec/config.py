@@ -15,8 +15,8 @@ class LLMSRecModelConfig(PreTrainedConfig):
         language_model_sha256, sequence_model_sha256 (`str`, *optional*):
             Hash of their weight files; other weights are refused.
         language_model_kwargs (`dict`, *optional*):
-            Keyword arguments of `from_pretrained` of the language model, JSON values: `dtype`, `quantization_config`,
-            ...
+            Keyword arguments of `from_pretrained` of the language model, JSON values: `dtype`, `revision`,
+            `attn_implementation`, `quantization_config`.
         adapter (`dict`, *optional*):
             PEFT configuration of an adapter on the language model, which is then trained too.
         hidden_size (`int`, *optional*, defaults to `1`):

@@ -18,14 +18,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_rec.models.language.prompt_states import Prefix, is_checkpointed, last_states, length_groups
 from hf_rec.models.llm_srec.config import LLMSRecModelConfig
 from hf_rec.models.llm_srec.references import WeightsReference
-from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.models.loading import check_stored_kwargs, load_weights
+from hf_rec.models.sequence.base import SequenceModelConfig, SequencePreTrainedModel
+from hf_rec.models.weight_files import check_weight_files
 
 
 FROZEN = ("language_model.", "sequence_model.")
@@ -135,21 +137,23 @@ class LLMSRecModel(PreTrainedModel):
             head_size (`int`, *optional*, defaults to `2048`): Inner width of the user and item heads.
             seen_items (`Iterable[int]`, *optional*): Items that the teacher was trained on; all by default.
             language_model_kwargs (`dict`, *optional*): Keyword arguments of `from_pretrained` of the language model,
-                JSON values.
+                JSON values: `dtype`, `revision`, `attn_implementation`, `quantization_config`. They are saved too.
             peft_config (`peft.PeftConfig`, *optional*): Train an adapter on the language model too.
         """
         options = language_model_kwargs or {}
+        check_stored_kwargs(options, "`language_model_kwargs`")
         references = {}
         for role, model in (("language_model", language_model), ("sequence_model", sequence_model)):
             name = model if isinstance(model, str | os.PathLike) else model.config.name_or_path
             if name:
-                reference = WeightsReference.of(name)
+                revision = options.get("revision") if role == "language_model" else None
+                reference = WeightsReference.of(name, revision)
                 references |= {role: reference.name, f"{role}_revision": reference.revision}
                 references[f"{role}_sha256"] = reference.sha256
         if isinstance(language_model, str | os.PathLike):
-            language_model = AutoModelForCausalLM.from_pretrained(language_model, use_safetensors=True, **options)
+            language_model = load_weights(AutoModelForCausalLM, language_model, **options)
         if isinstance(sequence_model, str | os.PathLike):
-            sequence_model = AutoModel.from_pretrained(sequence_model, use_safetensors=True)
+            sequence_model = _load_teacher(sequence_model)
         _check_teacher(sequence_model)
         config = LLMSRecModelConfig(
             **references,
@@ -178,28 +182,43 @@ class LLMSRecModel(PreTrainedModel):
             folder (`str` or `os.PathLike`): The folder.
             dtype (`str` or `torch.dtype`, *optional*): Of the language model, in place of the one it was trained with.
             check (`bool`, *optional*, defaults to `True`): Refuse frozen weights whose hash is not the saved one.
+
+        Raises:
+            `ValueError`: Where weights are missing, damaged or other ones, or the folder asks for code.
         """
-        config = kwargs.pop("config", None) or LLMSRecModelConfig.from_pretrained(folder)
-        options = (config.language_model_kwargs or {}) | ({} if dtype is None else {"dtype": dtype})
+        if kwargs.get("trust_remote_code"):
+            raise ValueError("`trust_remote_code` must be False: no code of a model's folder is run.")
+        config = kwargs.pop("config", None) or LLMSRecModelConfig.from_pretrained(folder, trust_remote_code=False)
+        options = dict(config.language_model_kwargs or {})
+        check_stored_kwargs(options, f"`language_model_kwargs` of {folder}/config.json")
+        options.pop("revision", None)  # the folder below is that of `language_model_revision`
+        if dtype is not None:
+            options["dtype"] = dtype
+        language_model = _frozen_folder(config, "language_model", folder, check)
+        sequence_model = _frozen_folder(config, "sequence_model", folder, check)
         model = cls(
             config,
-            AutoModelForCausalLM.from_pretrained(
-                _frozen_folder(config, "language_model", folder, check), use_safetensors=True, **options
-            ),
-            _check_teacher(
-                AutoModel.from_pretrained(
-                    _frozen_folder(config, "sequence_model", folder, check), use_safetensors=True
-                )
-            ),
+            load_weights(AutoModelForCausalLM, language_model, **options),
+            _load_teacher(sequence_model),
         )
-        found = model.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
-        missing = set(found.missing_keys) - model._keys_to_ignore_on_save
+        model._load_trained(folder)
+        if kwargs.get("output_loading_info"):
+            return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return model
+
+    def _load_trained(self, folder: str | os.PathLike) -> None:
+        """Read the weights that were trained; each of them must be in the file."""
+        check_weight_files(folder)
+        try:
+            found = self.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+        except RuntimeError as error:  # another shape
+            raise ValueError(f"The weights in {folder} do not fit their config.json: {error}") from error
+        missing = set(found.missing_keys) - self._keys_to_ignore_on_save
         if missing or found.unexpected_keys:
             raise ValueError(
                 f"The weights in {folder} do not fit their config.json: missing {sorted(missing)}, unexpected "
                 f"{found.unexpected_keys}. Copy the folder again."
             )
-        return model
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Write config and safetensors with what was trained; the frozen models must be on disk or on the Hub."""
@@ -342,6 +361,13 @@ def _check_teacher(model) -> SequencePreTrainedModel:
     if not isinstance(model, SequencePreTrainedModel):
         raise ValueError(f"`sequence_model` must be a sequence model of `hf_rec.models`, got {type(model).__name__}.")
     return model
+
+
+def _load_teacher(folder: str | os.PathLike) -> SequencePreTrainedModel:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not isinstance(config, SequenceModelConfig):
+        raise ValueError(f"`sequence_model` {folder} holds a {config.model_type!r}, not a sequence model of hf_rec.")
+    return load_weights(AutoModel, folder)
 
 
 def _frozen_folder(config: LLMSRecModelConfig, role: str, folder: str | os.PathLike, check: bool) -> Path:

@@ -5,16 +5,11 @@ A model that keeps another one frozen saves such a reference in place of a copy,
 loaded.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
-
-WEIGHT_FILES = ("model*.safetensors", "adapter_model.safetensors")
-_DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+from hf_rec.models.weight_files import local_folder, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class WeightsReference:
     @classmethod
     def of(cls, name: str | os.PathLike, revision: str | None = None) -> "WeightsReference":
         """The reference to what `name` holds now."""
-        folder = weights_folder(name, revision)
+        folder = local_folder(name, revision)
         # A snapshot of a Hub repository lies in a folder named after its commit
         commit = None if Path(name).is_dir() else folder.name
         return cls(os.fspath(name), commit, weights_sha256(folder))
@@ -51,38 +46,10 @@ class WeightsReference:
         name = self.name
         if beside is not None and (Path(beside) / name).is_dir():
             name = Path(beside) / name
-        folder = weights_folder(name, self.revision)
+        folder = local_folder(name, self.revision)
         if check and (found := weights_sha256(folder)) != self.sha256:
             raise ValueError(
                 f"The weights in {name} are not those that were trained with (their hash is {found[:12]}, expected "
                 f"{self.sha256[:12]}). Put the original ones back, or train again with these."
             )
         return folder
-
-
-def weights_folder(name: str | os.PathLike, revision: str | None = None) -> Path:
-    """The local folder of a model, downloaded from the Hub where `name` is no folder."""
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(os.fspath(name), revision=revision, allow_patterns=_DOWNLOADED))
-    except Exception as error:  # the Hub client has no common base for "not found", "offline" and "no such id"
-        raise OSError(
-            f"{os.fspath(name)!r} is no folder here, and as a Hub repository it could not be had: {error}"
-        ) from error
-
-
-def weights_sha256(folder: str | os.PathLike) -> str:
-    """Hash of the names and contents of the safetensors weight files in a folder."""
-    files = sorted({path for pattern in WEIGHT_FILES for path in Path(folder).glob(pattern)})
-    if not files:
-        raise FileNotFoundError(
-            f"{folder} holds no safetensors weights ({' or '.join(WEIGHT_FILES)}). Pickled weights are not read: save "
-            "the model again with `save_pretrained`."
-        )
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()

@@ -98,14 +98,14 @@ class LLMSRecTrainer(RecommenderTrainer):
                 teacher_items = seen_items(train_dataset)
             model = _new_model(model, sequence_model, args, teacher_items, peft_config)
         elif isinstance(model, str | os.PathLike):
-            model = LLMSRecModel.from_pretrained(model)
+            model = LLMSRecModel.from_pretrained(model, trust_remote_code=False)
         if not isinstance(model, LLMSRecModel):
             raise ValueError(
                 f"`sequence_model` is required where `model` is a {type(model).__name__}: it is the teacher."
             )
         check_teacher_catalog(model.config, catalog)
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(model.config.language_model)
+            processing_class = AutoTokenizer.from_pretrained(model.config.language_model, trust_remote_code=False)
         self.catalog = catalog
         self.prompt = prompt or RetrievalPrompt(
             processing_class,

@@ -23,6 +23,7 @@ from hf_rec.losses.trie_softmax import chunked_cross_entropy, sft_parts
 from hf_rec.metrics.ranking import list_bounds, ranking_metrics
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.language.compact_head import CompactHead
+from hf_rec.models.loading import load_weights
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.search.beam_search import trie_beam_search
 from hf_rec.trainers.base_trainer import RecommenderTrainer
@@ -96,9 +97,9 @@ class MSLTrainer(RecommenderTrainer):
         if catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model may name.")
         if isinstance(model, str):
-            model = AutoModelForCausalLM.from_pretrained(model, **(args.model_init_kwargs or {}))
+            model = load_weights(AutoModelForCausalLM, model, **(args.model_init_kwargs or {}))
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(name)
+            processing_class = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if peft_config is not None:
             model = _with_adapter(model, peft_config, args)
         self.catalog = catalog

@@ -15,6 +15,7 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.data.item_batches import ItemCollator, ItemRows
 from hf_rec.hub import save_recommender
 from hf_rec.metrics.ranking import ranking_metrics
+from hf_rec.models.loading import load_weights
 from hf_rec.models.sequence.base import SequencePreTrainedModel
 from hf_rec.recommenders.ranks import rank_targets
 from hf_rec.recommenders.sequence import SequenceRecommender
@@ -68,7 +69,7 @@ class SequentialTrainer(RecommenderTrainer):
         compute_loss_func=None,
     ):
         if isinstance(model, str):
-            model = AutoModel.from_pretrained(model)
+            model = load_weights(AutoModel, model)
         if not isinstance(model, SequencePreTrainedModel):
             raise ValueError(f"`model` must be a sequence model of `hf_rec.models`, got {type(model).__name__}.")
         if args is None:

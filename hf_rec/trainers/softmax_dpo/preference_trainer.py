@@ -107,7 +107,7 @@ class PreferenceTrainer(DPOTrainer):
         peft_config=None,
     ):
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(_name_of(model))
+            processing_class = AutoTokenizer.from_pretrained(_name_of(model), trust_remote_code=False)
         if isinstance(model, str) and has_adapter(model):
             model, quantization_config = load_trainable_adapter(model, args, quantization_config), None
             args = copy.copy(args)

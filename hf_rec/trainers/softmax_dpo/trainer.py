@@ -89,7 +89,9 @@ class SoftmaxDPOTrainer(RecommenderTrainer, PreferenceTrainer):
             if start is not None and has_adapter(start.folder):
                 model = str(start.folder)
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(name) if start is None else start.tokenizer
+            processing_class = (
+                AutoTokenizer.from_pretrained(name, trust_remote_code=False) if start is None else start.tokenizer
+            )
         settings = {"form": args.prompt_form, "max_length": args.max_length or 512, "max_history": args.max_history}
         items = resolve_items(start, processing_class, catalog, prompt, trie, **settings)
         self._set_items(items, args, context_length(model))

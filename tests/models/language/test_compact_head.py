@@ -33,7 +33,7 @@ ADAPTERS = {
 
 def make_model(config):
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -119,7 +119,7 @@ def test_weights_are_saved_and_loaded_under_the_same_names(tmp_path):
     CompactHead.install(model)
     assert list(model.state_dict()) == names
     model.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
     torch.testing.assert_close(loaded(input_ids=batch()).logits, model(input_ids=batch()).logits)
 
 

@@ -84,7 +84,7 @@ class TestVectors:
     def test_small_item_vectors_of_a_teacher_are_brought_to_a_common_scale(self, folders, tmp_path):
         scales = []
         for factor in (1.0, 1e-3):
-            teacher = SASRecModel.from_pretrained(folders / "teacher")
+            teacher = SASRecModel.from_pretrained(folders / "teacher", trust_remote_code=False)
             teacher.item_embedding.weight.data *= factor
             teacher.save_pretrained(tmp_path / str(factor))
             model = LLMSRecModel.from_frozen(folders / "llama", tmp_path / str(factor))
@@ -158,7 +158,7 @@ class TestModes:
         trained = [name for name, param in model.language_model.named_parameters() if param.grad is not None]
         assert len(trained) == 8 and all("lora_" in name for name in trained)
         model.save_pretrained(tmp_path)
-        loaded = LLMSRecModel.from_pretrained(tmp_path)
+        loaded = LLMSRecModel.from_pretrained(tmp_path, trust_remote_code=False)
         torch.testing.assert_close(
             loaded.encode(query="user", **users(prompt)), model.eval().encode(query="user", **users(prompt))
         )
@@ -173,7 +173,7 @@ class TestFiles:
         trained = {name for name, param in model.named_parameters() if param.requires_grad}
         assert names == trained | {"item_scale", "item_seen"}
         assert any(name.startswith("teacher_head.") for name in names)
-        loaded = AutoModel.from_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=False)
         assert isinstance(loaded, LLMSRecModel)
         for name, value in model.state_dict().items():
             torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0)
@@ -186,25 +186,25 @@ class TestFiles:
         model.save_pretrained(tmp_path / "model")
         tiny_lm("gpt2", seed=5).save_pretrained(tmp_path / "lm")
         with pytest.raises(ValueError, match="not those that were trained with"):
-            LLMSRecModel.from_pretrained(tmp_path / "model")
-        assert LLMSRecModel.from_pretrained(tmp_path / "model", check=False) is not None
+            LLMSRecModel.from_pretrained(tmp_path / "model", trust_remote_code=False)
+        assert LLMSRecModel.from_pretrained(tmp_path / "model", check=False, trust_remote_code=False) is not None
 
     def test_a_missing_frozen_model_is_named(self, folders, tmp_path):
         make(folders).save_pretrained(tmp_path)
         path = tmp_path / "config.json"
         path.write_text(path.read_text().replace(str(folders / "gpt2"), "gone/away"))
         with pytest.raises(OSError, match="`language_model` 'gone/away'"):
-            LLMSRecModel.from_pretrained(tmp_path)
+            LLMSRecModel.from_pretrained(tmp_path, trust_remote_code=False)
 
     def test_a_folder_is_found_beside_the_model_too(self, folders, tmp_path):
         make(folders).save_pretrained(tmp_path / "model")
         (tmp_path / "model" / "lm").symlink_to(folders / "gpt2")
         path = tmp_path / "model" / "config.json"
         path.write_text(path.read_text().replace(str(folders / "gpt2"), "lm"))
-        assert LLMSRecModel.from_pretrained(tmp_path / "model").config.language_model == "lm"
+        assert LLMSRecModel.from_pretrained(tmp_path / "model", trust_remote_code=False).config.language_model == "lm"
 
     def test_a_frozen_model_inside_the_folder_moves_with_it(self, folders, tmp_path):
-        teacher = AutoModel.from_pretrained(folders / "teacher")
+        teacher = AutoModel.from_pretrained(folders / "teacher", trust_remote_code=False)
         teacher.save_pretrained(tmp_path / "old" / "sequence_model")
         model = LLMSRecModel.from_frozen(
             folders / "gpt2", tmp_path / "old" / "sequence_model", vector_size=6, head_size=16
@@ -212,7 +212,10 @@ class TestFiles:
         model.save_pretrained(tmp_path / "old")
         assert model.config.sequence_model == str(tmp_path / "old" / "sequence_model")
         (tmp_path / "old").rename(tmp_path / "new")
-        assert LLMSRecModel.from_pretrained(tmp_path / "new").config.sequence_model == "sequence_model"
+        assert (
+            LLMSRecModel.from_pretrained(tmp_path / "new", trust_remote_code=False).config.sequence_model
+            == "sequence_model"
+        )
 
     def test_a_model_made_in_memory_cannot_be_referred_to(self, folders, tiny_lm, tmp_path):
         model = LLMSRecModel.from_frozen(tiny_lm(), folders / "teacher", vector_size=6, head_size=16)

@@ -28,7 +28,7 @@ HISTORIES = [[3, 7, 1, 19, 0], [5], [2, 2, 4], [0, 1, 2, 3, 4, 5, 6, 7], [11, 12
 
 def make(name):
     torch.manual_seed(0)
-    return AutoModel.from_config(CONFIGS[name]).eval()
+    return AutoModel.from_config(CONFIGS[name], trust_remote_code=False).eval()
 
 
 def pad(histories, width=None, side="left"):
@@ -97,9 +97,9 @@ class TestEveryModel:
 
     def test_a_saved_model_comes_back_through_the_auto_classes(self, model, tmp_path):
         model.save_pretrained(tmp_path)
-        loaded = AutoModel.from_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=False)
         assert type(loaded) is type(model)
-        assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
+        assert type(AutoConfig.from_pretrained(tmp_path, trust_remote_code=False)) is type(model.config)
         torch.testing.assert_close(
             loaded.user_vectors(pad(HISTORIES)), model.user_vectors(pad(HISTORIES)), rtol=0, atol=0
         )
@@ -157,7 +157,7 @@ class TestCausality:
     @pytest.mark.parametrize("length", [7, 8])
     def test_a_filter_at_the_last_position_is_that_of_the_whole_row(self, length):
         config = FMLPRecConfig(num_items=N, hidden_size=8, max_length=length, initializer_range=0.5)
-        filtered = AutoModel.from_config(config).blocks[0].filter
+        filtered = AutoModel.from_config(config, trust_remote_code=False).blocks[0].filter
         states = torch.randn(3, length, 8)
         torch.testing.assert_close(filtered.last(states), filtered(states)[:, -1:])
 
@@ -172,7 +172,8 @@ class TestGRU4Rec:
     def test_rows_in_packed_form_are_the_padded_rows_one_after_the_other(self, layers):
         torch.manual_seed(0)
         model = AutoModel.from_config(
-            GRU4RecConfig(num_items=N, hidden_size=8, max_length=L, num_hidden_layers=layers)
+            GRU4RecConfig(num_items=N, hidden_size=8, max_length=L, num_hidden_layers=layers),
+            trust_remote_code=False,
         )
         model.eval()
         states = model(pad([*HISTORIES, []], side="right")).last_hidden_state

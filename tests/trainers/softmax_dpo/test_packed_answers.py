@@ -41,7 +41,9 @@ CONFIGS = {
 
 def make_model(name, implementation):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation=implementation).eval()
+    return AutoModelForCausalLM.from_config(
+        CONFIGS[name], attn_implementation=implementation, trust_remote_code=False
+    ).eval()
 
 
 def make_batch(pad=3):
@@ -142,6 +144,6 @@ class TestWhetherAModelCan:
         model.config._attn_implementation = "flash_attention_2"
         assert "flash_attention_2" in refusal(model)
         falcon = FalconConfig(vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, alibi=True)
-        model = AutoModelForCausalLM.from_config(falcon, attn_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_config(falcon, attn_implementation="eager", trust_remote_code=False).eval()
         with pytest.raises(ValueError):  # takes no mask of this kind: the trainer falls back
             probe_gap(model, CompactHead.install(model), make_batch()[0], "eager")

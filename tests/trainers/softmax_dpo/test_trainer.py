@@ -296,7 +296,7 @@ class TestReference:
     ):
         """TRL would read the weights of `config._name_or_path`, and a deep copy would keep a patched `forward`."""
         tiny_lm("llama").save_pretrained(tmp_path / "base")
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", trust_remote_code=False)
         first = MSLTrainer(
             model,
             MSLConfig(**settings(tmp_path / "msl", max_steps=2)),
