@@ -45,7 +45,7 @@ def _diagnose(args: argparse.Namespace) -> None:
     from hf_rec.diagnostics.ranks import RankSettings
     from hf_rec.diagnostics.run import diagnose, to_markdown
 
-    catalog, splits, _ = load_prepared(args.data)
+    catalog, splits, card = load_prepared(args.data)
     rows = _rows(splits, args.split, args.limit)
     other = None
     if args.transfer is not None:
@@ -62,6 +62,7 @@ def _diagnose(args: argparse.Namespace) -> None:
         args.out,
         name=args.name or args.control or Path(args.model).name,
         split=args.split,
+        split_rule=card["split"]["rule"],
         settings=RankSettings(args.k, args.seen, args.num_beams, args.batch_size),
         seed=args.seed,
         lengths=args.lengths,

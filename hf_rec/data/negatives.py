@@ -17,12 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from hf_rec.columns import HISTORY, REJECTED, SUPERVISE_FROM, TARGET, USER_ID
+from hf_rec.columns import HISTORY, ITEM_ROWS, REJECTED, SUPERVISE_FROM, TARGET, TARGET_ROW, USER_ID
 from hf_rec.data.catalog import Catalog
 
 
 LIST_FILE = "predictions.parquet"
-LISTED_ITEMS = "item_ids"
 
 
 class UniformNegatives:
@@ -97,18 +96,18 @@ class RankedNegatives:
                 f"There is no {path}. Rank the training rows first: hf-rec evaluate --model DIR --data DIR "
                 "--split train --ks 50 --out LISTS."
             )
-        names = [USER_ID, TARGET, LISTED_ITEMS]
+        names = [USER_ID, TARGET_ROW, ITEM_ROWS]
         missing = sorted(set(names) - set(pq.read_schema(path).names))
         if missing:
             raise ValueError(f"{path} has no column {missing[0]!r}. Give a file that `hf-rec evaluate` wrote.")
         table = pq.read_table(path, columns=names)
-        for name, values in ((USER_ID, list(map(str, dataset[USER_ID]))), (TARGET, list(dataset[TARGET]))):
+        for name, values in ((USER_ID, list(map(str, dataset[USER_ID]))), (TARGET_ROW, list(dataset[TARGET]))):
             if table[name].to_pylist() != values:
                 raise ValueError(
                     f"{path} was written for other rows ({len(table)} of them) than these {len(values)}: column "
                     f"{name!r} differs. Rank the same split, with the same --limit."
                 )
-        return cls(table[LISTED_ITEMS].to_pylist(), num_items)
+        return cls(table[ITEM_ROWS].to_pylist(), num_items)
 
     def stream(self, row: int, rng: np.random.Generator) -> Iterator[int]:
         """The row's list in random order, then endless uniform draws."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS
+from hf_rec.columns import HISTORY, column_values
 from hf_rec.data.shuffling import shuffle_histories
 from hf_rec.diagnostics.ranks import RankedTargets, RankSettings, mean_interval, paired_change, rank_targets
+from hf_rec.evaluation.predictions import histories_and_times
 
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def order_sensitivity(
     vectors = [user_vectors(recommender, part) for part in (rows, shuffled)]
     if vectors[0] is not None:
         values["cosine"] = _cosine(*vectors)
-    can_change = np.array([len(set(history)) > 1 for history in rows[HISTORY]])
+    can_change = np.array([len(set(history)) > 1 for history in column_values(rows, HISTORY).to_pylist()])
 
     def summary(chosen: np.ndarray) -> dict[str, Any]:
         users = [user for user, wanted in zip(before.users, chosen, strict=True) if wanted]
@@ -95,17 +96,15 @@ def user_vectors(recommender: "Recommender", rows: "Dataset") -> np.ndarray | No
     method = getattr(recommender, "user_vectors", None)
     if method is None:
         return None
-    histories = [[recommender.catalog.ids[row] for row in history] for history in rows[HISTORY]]
-    times = list(rows[HISTORY_TIMESTAMPS]) if HISTORY_TIMESTAMPS in rows.column_names else []
-    known = bool(times) and all(len(one) == len(other) for one, other in zip(times, histories, strict=True))
-    if known and "timestamps" in inspect.signature(method).parameters:
+    histories, times = histories_and_times(rows, recommender.catalog.ids)
+    if times is not None and "timestamps" in inspect.signature(method).parameters:
         return method(histories, timestamps=times)
     return method(histories)
 
 
 def _overlap(first: RankedTargets, second: RankedTargets) -> np.ndarray:
     """Share of items that the two lists of each row have in common, `(R,)`."""
-    lists = zip(first.item_ids, second.item_ids, strict=True)
+    lists = zip(first.item_rows, second.item_rows, strict=True)
     return np.array([len({*one} & {*other}) / max(len(one), len(other), 1) for one, other in lists])
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_rec.columns import USER_ID
+from hf_rec.columns import ITEM_ROWS, USER_ID, column_values
+from hf_rec.evaluation.protocol import Seen, protocol_key
 from hf_rec.evaluation.target_ranks import TargetRanker
 from hf_rec.metrics.ranking import metric_values
 from hf_rec.metrics.significance import cluster_bootstrap, sign_flip_test
@@ -34,15 +35,14 @@ class RankSettings:
     """
 
     k: int = 10
-    seen: str = "keep"
+    seen: Seen = "keep"
     num_beams: int | None = None
     batch_size: int | None = None
 
     def __post_init__(self):
         if self.k < 1:
             raise ValueError(f"`k` must be at least 1, got {self.k}.")
-        if self.seen not in ("keep", "mask"):
-            raise ValueError(f"`seen` must be 'keep' or 'mask', got {self.seen!r}.")
+        protocol_key(seen=self.seen)  # refuses what it cannot name
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class RankedTargets:
     Attributes:
         users (`list[str]`): User of each row.
         better, tied (`np.ndarray` of shape `(R,)`): As in [`~hf_rec.metrics.ranking.rank_bounds`].
-        item_ids (`list[list[int]]`): The list of each row, catalog rows.
-        search (`str`): `"exact"`, or the width of the search, as protocol keys have it.
+        item_rows (`list[list[int]]`): The list of each row, catalog rows.
+        num_beams (`int` or `None`): Width of the search; `None` where every item was scored.
     """
 
     users: list[str]
     better: np.ndarray
     tied: np.ndarray
-    item_ids: list[list[int]]
-    search: str
+    item_rows: list[list[int]]
+    num_beams: int | None
 
     def values(self, metric: str) -> np.ndarray:
         """Values by row of a metric such as `"ndcg@10"`."""
@@ -72,8 +72,9 @@ def rank_targets(recommender: "Recommender", rows: "Dataset", settings: RankSett
         recommender, settings.k, settings.seen, settings.num_beams or 2 * settings.k, settings.batch_size
     )
     found = ranker.rank(rows, range(len(rows)), show_progress=True)
-    users = list(map(str, rows[USER_ID])) if USER_ID in rows.column_names else list(map(str, range(len(rows))))
-    return RankedTargets(users, np.array(found["better"]), np.array(found["tied"]), found["item_ids"], ranker.search)
+    numbers = column_values(rows, USER_ID).to_pylist() if USER_ID in rows.column_names else range(len(rows))
+    users = list(map(str, numbers))
+    return RankedTargets(users, np.array(found["better"]), np.array(found["tied"]), found[ITEM_ROWS], ranker.num_beams)
 
 
 def mean_interval(values: np.ndarray, users: list[str]) -> dict[str, float]:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_rec.columns import USER_ID
+from hf_rec.columns import USER_ID, column_values
 from hf_rec.data.splits import seen_items
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training
 from hf_rec.diagnostics.other_domain import transfer
 from hf_rec.diagnostics.ranks import RankSettings, rank_targets
 from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
+from hf_rec.evaluation.protocol import protocol_key
+from hf_rec.files import replacing
 
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def diagnose(
     *,
     name: str,
     split: str = "test",
+    split_rule: str = "loo",
     settings: RankSettings | None = None,
     seed: int = 0,
     lengths: Sequence[int] = (),
@@ -49,6 +52,7 @@ def diagnose(
         out_dir (`str` or `os.PathLike`): Folder of the two files.
         name (`str`): Name of the method.
         split (`str`, *optional*, defaults to `"test"`): Name of the split.
+        split_rule (`str`, *optional*, defaults to `"loo"`): How the split was made, part of the protocol.
         settings ([`RankSettings`], *optional*): How targets are ranked.
         seed (`int`, *optional*, defaults to `0`): Seed of shuffled histories.
         lengths (`list[int]`, *optional*): Rank with the newest so many events alone, once for each number.
@@ -69,12 +73,15 @@ def diagnose(
         "version": FORMAT_VERSION,
         "name": name,
         "split": split,
-        "protocol": f"full/search={ranked.search}/seen={settings.seen}",
+        "split_rule": split_rule,
+        "protocol": protocol_key(num_beams=ranked.num_beams, seen=settings.seen, split_rule=split_rule),
         "k": settings.k,
         "rows": len(rows),
         "order": order_sensitivity(recommender, rows, settings, seed, ranked),
         "history_length": by_history_length(ranked, rows, settings.k),
-        "warmth": by_warmth(ranked, rows, seen_items(train), set(map(str, train[USER_ID])), settings.k),
+        "warmth": by_warmth(
+            ranked, rows, seen_items(train), set(map(str, column_values(train, USER_ID).to_pylist())), settings.k
+        ),
     }
     if lengths:
         result["events_given"] = by_events_given(recommender, rows, lengths, settings)
@@ -86,9 +93,8 @@ def diagnose(
     out.mkdir(parents=True, exist_ok=True)
     texts = {"diagnostics.json": json.dumps(result, indent=2, allow_nan=False), "diagnostics.md": to_markdown(result)}
     for file, text in texts.items():
-        partial = out / f".{file}.partial"
-        partial.write_text(text.rstrip() + "\n", encoding="utf-8")
-        partial.replace(out / file)
+        with replacing(out / file) as partial:
+            partial.write_text(text.rstrip() + "\n", encoding="utf-8")
     return result
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET
+from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET, column_values
 from hf_rec.diagnostics.ranks import RankedTargets, RankSettings, mean_interval, rank_targets
 
 
@@ -26,7 +26,7 @@ def by_history_length(ranked: RankedTargets, rows: Dataset, k: int) -> list[dict
         `list[dict]`: For each range that occurs: `from` and `to` (events; `to` is `None` for the last), `rows`,
         `ndcg`, `hit_rate`.
     """
-    lengths = np.array([len(history) for history in rows[HISTORY]])
+    lengths = np.array([len(history) for history in column_values(rows, HISTORY).to_pylist()])
     found = []
     for start, stop in zip(LENGTH_BOUNDS, (*LENGTH_BOUNDS[1:], None), strict=True):
         chosen = (lengths >= start) & (lengths < (stop or np.inf))
@@ -79,10 +79,8 @@ def by_warmth(
         `dict`: `warm_items`, `cold_items`, `warm_users`, `cold_users`; a slice without rows is left out.
     """
     warm_items, warm_users = set(warm_items), set(warm_users)
-    item, user = (
-        np.array([target in warm_items for target in rows[TARGET]]),
-        np.array([name in warm_users for name in ranked.users]),
-    )
+    item = np.array([target in warm_items for target in column_values(rows, TARGET).to_pylist()])
+    user = np.array([name in warm_users for name in ranked.users])
     slices = {"warm_items": item, "cold_items": ~item, "warm_users": user, "cold_users": ~user}
     return {name: _metrics(ranked, chosen, k) for name, chosen in slices.items() if chosen.any()}
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET, USER_ID
+from hf_rec.columns import HISTORY, ITEM_ROWS, column_values
 from hf_rec.data.negatives import UniformNegatives, answer_groups, draw
-from hf_rec.evaluation.full import process_state, summarize, warm_column
+from hf_rec.evaluation.full import process_state, summarize
+from hf_rec.evaluation.predictions import histories_and_times, predictions_table, users_and_targets
 from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.evaluation.run_files import RunPath, rows_sha256, write_run
+from hf_rec.files import replacing
 from hf_rec.metrics.ranking import count_nan, rank_bounds
 
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "hf_rec.evaluation.candidates", 1
 CANDIDATES_FILE = "candidates.json"
-_OF_LISTS = ("coverage", "gini", "popularity_percentile", "popularity_lift")  # not told: lists are random
+_OF_LISTS = ("coverage", "gini", "popularity_percentile", "popularity_lift")  # None: meaningless for random lists
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,10 @@ class Candidates:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one JSON file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "version": FORMAT_VERSION, "sha256": self.sha256, **asdict(self)}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Candidates":
@@ -115,8 +114,9 @@ def draw_candidates(
         raise ValueError("`dataset` has no rows: there is nothing to draw for.")
     source, groups = UniformNegatives(len(catalog)), answer_groups(catalog)
     rows_of_user, lists = Counter(), []
-    users, targets = list(map(str, dataset[USER_ID])), list(dataset[TARGET])
-    for row, (user, history, target) in enumerate(zip(users, dataset[HISTORY], targets, strict=True)):
+    users, targets = users_and_targets(dataset)
+    histories = column_values(dataset, HISTORY).to_pylist()
+    for row, (user, history, target) in enumerate(zip(users, histories, targets, strict=True)):
         key = json.dumps([user, split, seed, rows_of_user[user]]).encode()
         rows_of_user[user] += 1
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()))
@@ -158,7 +158,7 @@ def evaluate_candidates(
     """
     from accelerate.utils import broadcast_object_list
 
-    users, targets = list(map(str, dataset[USER_ID])), list(dataset[TARGET])
+    users, targets = users_and_targets(dataset)
     catalog, ks = recommender.catalog, sorted(set(ks))
     if candidates.rows_sha256 != rows_sha256(users, targets) or candidates.catalog_sha256 != catalog.sha256:
         raise ValueError(
@@ -168,17 +168,20 @@ def evaluate_candidates(
     if not ks or min(ks) < 1 or max(ks) > candidates.num_negatives + 1:
         raise ValueError(f"`ks` must hold numbers from 1 to {candidates.num_negatives + 1}, got {ks}.")
     scores = _scores(recommender, dataset, candidates, batch_size)
-    predictions = _predictions(users, targets, candidates, scores, warm_items)
-    protocol = protocol_key(candidates=candidates.protocol, split=split_rule)
+    predictions = predictions_table(users, targets, _ranks(targets, candidates, scores), catalog, warm_items)
+    protocol = protocol_key(candidates=candidates.protocol, split_rule=split_rule)
     settings = {
         "name": name,
         "split": candidates.split,
         "split_rule": split_rule,
         "search": "exact",
-        "seen": candidates.protocol,
-        "ks": ks,
-        "protocol": protocol,
+        "seen": None,
+        "candidates": candidates.protocol,
         "candidates_sha256": candidates.sha256,
+        "ks": ks,
+        "scoring": getattr(recommender, "scoring", None),
+        "tau": getattr(recommender, "tau", None),
+        "protocol": protocol,
     }
     metrics = summarize(settings, predictions, catalog)
     metrics["beyond_accuracy"] = {f"{protocol}/{key}@{k}": None for key in _OF_LISTS for k in ks}
@@ -232,11 +235,7 @@ def _scores(recommender: "Recommender", dataset: "Dataset", candidates: Candidat
 
     state, ids = process_state(), recommender.catalog.ids
     own = range(state.process_index, len(dataset), state.num_processes)
-    rows = dataset.select(own)
-    histories = [[ids[row] for row in history] for history in rows[HISTORY]]
-    times = list(rows[HISTORY_TIMESTAMPS]) if HISTORY_TIMESTAMPS in rows.column_names else None
-    if times is not None and list(map(len, times)) != list(map(len, histories)):
-        times = None
+    histories, times = histories_and_times(dataset.select(own), ids)
     lists = [[ids[row] for row in candidates.lists[number]] for number in own]
     found = recommender.score(histories, lists, timestamps=times, batch_size=batch_size)
     scores = np.empty((len(dataset), candidates.num_negatives + 1), dtype=np.float32)
@@ -245,28 +244,16 @@ def _scores(recommender: "Recommender", dataset: "Dataset", candidates: Candidat
     return scores
 
 
-def _predictions(
-    users: list[str],
-    targets: list[int],
-    candidates: Candidates,
-    scores: np.ndarray,
-    warm_items: Collection[int] | None,
-) -> pa.Table:
+def _ranks(targets: list[int], candidates: Candidates, scores: np.ndarray) -> dict[str, Sequence[Any]]:
     """The candidates of each row, best first, and where the target stands among them."""
     places = [listed.index(target) for listed, target in zip(candidates.lists, targets, strict=True)]
     better, tied = rank_bounds(scores, np.array(places))
     order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")
-    lists = np.take_along_axis(np.array(candidates.lists), order, axis=1)
-    return pa.table(
-        {
-            USER_ID: pa.array(users, pa.string()),
-            TARGET: pa.array(targets, pa.int64()),
-            "item_ids": pa.array(lists.tolist(), pa.list_(pa.int64())),
-            "scores": pa.array(np.take_along_axis(scores, order, axis=1).tolist(), pa.list_(pa.float32())),
-            # No two candidates share a title, so both levels agree
-            **{key: pa.array(better, pa.int64()) for key in ("better", "title_better")},
-            **{key: pa.array(tied, pa.int64()) for key in ("tied", "title_tied")},
-            "certified": pa.array([True] * len(users), pa.bool_()),
-            "warm": warm_column(targets, warm_items),
-        }
-    )
+    return {
+        ITEM_ROWS: np.take_along_axis(np.array(candidates.lists), order, axis=1).tolist(),
+        "scores": np.take_along_axis(scores, order, axis=1).tolist(),
+        "certified": [True] * len(targets),
+        # No two candidates share a title, so both levels agree
+        **{key: better for key in ("better", "title_better")},
+        **{key: tied for key in ("tied", "title_tied")},
+    }

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET
+from hf_rec.columns import TARGET, column_values
+from hf_rec.evaluation.predictions import histories_and_times
 
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ def target_nll(recommender: "LanguageModelRecommender", dataset: "Dataset", batc
         batch_size (`int`, *optional*, defaults to `64`): Histories scored at a time.
     """
     ids = recommender.catalog.ids
-    histories = [[ids[row] for row in history] for history in dataset[HISTORY]]
-    times = dataset[HISTORY_TIMESTAMPS] if HISTORY_TIMESTAMPS in dataset.column_names else None
-    times = list(times) if times and all(map(len, times)) else None
-    targets = [[ids[row]] for row in dataset[TARGET]]
+    histories, times = histories_and_times(dataset, ids)
+    targets = [[ids[row]] for row in column_values(dataset, TARGET).to_pylist()]
     return -float(np.mean(np.concatenate(recommender.score(histories, targets, times, batch_size))))
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hf_rec.columns import HISTORY, TARGET, USER_ID
+from hf_rec.columns import HISTORY, ITEM_ROWS, TARGET, TARGET_ROW, USER_ID, column_values
+from hf_rec.evaluation.predictions import predictions_table, users_and_targets
 from hf_rec.evaluation.protocol import Seen, protocol_key
 from hf_rec.evaluation.run_files import (
     FORMAT,
@@ -29,7 +30,7 @@ from hf_rec.evaluation.run_files import (
     rows_sha256,
     write_run,
 )
-from hf_rec.evaluation.target_ranks import TargetRanker
+from hf_rec.evaluation.target_ranks import RANK_COLUMNS, TargetRanker
 from hf_rec.metrics.beyond_accuracy import (
     catalog_coverage,
     certified_share,
@@ -124,17 +125,18 @@ def evaluate_recommender(
     shards = gather_object([shard])
     result = [None]
     if state.is_main_process:
-        predictions = _predictions(rows, shards, warm_items)
+        predictions = predictions_table(*users_and_targets(rows), _joined(shards), recommender.catalog, warm_items)
         settings = {
             "name": name,
             "split": split,
             "split_rule": split_rule,
             "search": ranker.search,
             "seen": seen,
+            "candidates": None,
             "ks": list(ks),
             "scoring": getattr(recommender, "scoring", None),
             "tau": getattr(recommender, "tau", None),
-            "protocol": protocol_key(num_beams=ranker.num_beams, seen=seen, split=split_rule),
+            "protocol": protocol_key(num_beams=ranker.num_beams, seen=seen, split_rule=split_rule),
         }
         metrics = _summary(settings, rows, predictions, recommender.catalog)
         metrics["counts"]["nan_scores"] = num_nan = sum(shard["nan_scores"] for shard in shards)
@@ -162,22 +164,17 @@ def process_state() -> "PartialState":
     return state
 
 
-def _predictions(rows: "Dataset", shards: list[dict[str, Any]], warm_items: Collection[int] | None) -> pa.Table:
-    """The shards in the order of the rows, as one table."""
+def _joined(shards: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The ranks of all processes, in the order of the rows."""
     order = np.argsort(np.concatenate([shard["index"] for shard in shards]), kind="stable")
-    targets = list(rows[TARGET])
-    types = {"item_ids": pa.list_(pa.int64()), "scores": pa.list_(pa.float32()), "certified": pa.bool_()}
-    types |= {key: pa.int64() for key in ("better", "tied", "title_better", "title_tied")}
-    joined = {key: [value for shard in shards for value in shard[key]] for key in types}
-    columns = {USER_ID: pa.array(map(str, rows[USER_ID]), pa.string()), TARGET: pa.array(targets, pa.int64())}
-    columns |= {key: pa.array([joined[key][place] for place in order], kind) for key, kind in types.items()}
-    return pa.table(columns | {"warm": warm_column(targets, warm_items)})
+    joined = {key: [value for shard in shards for value in shard[key]] for key in RANK_COLUMNS}
+    return {key: [values[place] for place in order] for key, values in joined.items()}
 
 
 def _summary(settings: dict, rows: "Dataset", predictions: pa.Table, catalog: "Catalog") -> dict[str, Any]:
     """Everything in `metrics.json` that follows from the predictions."""
-    targets, lists = predictions[TARGET].to_pylist(), predictions["item_ids"].to_pylist()
-    histories, ks, protocol = list(rows[HISTORY]), settings["ks"], settings["protocol"]
+    targets, lists = predictions[TARGET_ROW].to_pylist(), predictions[ITEM_ROWS].to_pylist()
+    histories, ks, protocol = column_values(rows, HISTORY).to_pylist(), settings["ks"], settings["protocol"]
     popularity = np.bincount(np.concatenate([*histories, []]).astype(np.int64), minlength=len(catalog))
     lists_by_k = {k: recommendation_counts(lists, len(catalog), k) for k in ks}
     beyond = {
@@ -208,7 +205,7 @@ def summarize(settings: dict[str, Any], predictions: pa.Table, catalog: "Catalog
         predictions (`pyarrow.Table`): With the columns of `predictions.parquet`.
         catalog ([`Catalog`]): The items.
     """
-    users, targets = predictions[USER_ID].to_pylist(), predictions[TARGET].to_pylist()
+    users, targets = predictions[USER_ID].to_pylist(), predictions[TARGET_ROW].to_pylist()
     ks, protocol, slices = settings["ks"], settings["protocol"], {}
     warm = predictions["warm"].to_pylist()
     for label, wanted in (("warm", True), ("cold", False)):
@@ -233,14 +230,6 @@ def summarize(settings: dict[str, Any], predictions: pa.Table, catalog: "Catalog
     }
 
 
-def warm_column(targets: Sequence[int], warm_items: Collection[int] | None) -> pa.Array:
-    """Whether each target occurs in training; null where that is not known."""
-    if warm_items is None:
-        return pa.nulls(len(targets), pa.bool_())
-    warm_items = set(warm_items)
-    return pa.array([target in warm_items for target in targets], pa.bool_())
-
-
 def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[str, dict[str, float]]:
     """Mean and interval of every metric at both levels, by full protocol key."""
     names = [f"{level}{name}@{k}" for level in ("", TITLE_LEVEL) for k in ks for name in METRICS]
@@ -256,11 +245,9 @@ def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[
 def _check_arguments(rows, catalog, ks, seen, split_rule, name, num_beams, batch_size) -> None:
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"`ks` must hold whole numbers of at least 1, got {ks}.")
-    if seen not in ("keep", "mask"):
-        raise ValueError(f"`seen` must be 'keep' or 'mask', got {seen!r}.")
-    for argument, value in (("split_rule", split_rule), ("name", name)):
-        if not isinstance(value, str) or not value or (argument == "split_rule" and "/" in value):
-            raise ValueError(f"`{argument}` must be a name (without '/' in a protocol key), got {value!r}.")
+    protocol_key(seen=seen, split_rule=split_rule)  # refuses what it cannot name
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"`name` must be the name of the method, got {name!r}.")
     for argument, value in (("num_beams", num_beams), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"`{argument}` must be at least 1, got {value}.")
@@ -269,7 +256,7 @@ def _check_arguments(rows, catalog, ks, seen, split_rule, name, num_beams, batch
         raise ValueError(f"`dataset` lacks the columns {missing}; it has {rows.column_names}.")
     if not len(rows):
         raise ValueError("`dataset` has no rows: there is nothing to measure.")
-    targets = np.array(rows[TARGET])
+    targets = column_values(rows, TARGET).to_numpy()
     if targets.min() < 0 or targets.max() >= len(catalog):
         raise ValueError(
             f"`dataset` has targets {targets.min()}..{targets.max()}, but the catalog of the recommender has "

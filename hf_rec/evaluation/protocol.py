@@ -16,7 +16,7 @@ def protocol_key(
     *,
     num_beams: int | None = None,
     seen: str = "keep",
-    split: str | None = None,
+    split_rule: str | None = None,
     candidates: str | None = None,
 ) -> str:
     """
@@ -27,7 +27,7 @@ def protocol_key(
             Width of the beam search; without it every item is scored, and the search is `exact`.
         seen (`str`, *optional*, defaults to `"keep"`):
             `"keep"` where lists may hold items of their own history, `"mask"` where these are left out.
-        split (`str`, *optional*):
+        split_rule (`str`, *optional*):
             How the split was made: `"loo"`, `"time"`, `"ready"`, ... Left out of the key where it is not known: a
             trainer is given rows, not a split.
         candidates (`str`, *optional*):
@@ -36,8 +36,8 @@ def protocol_key(
     """
     if seen not in get_args(Seen):
         raise ValueError(f"`seen` must be 'keep' or 'mask', got {seen!r}.")
-    if split is not None and (not isinstance(split, str) or not split or "/" in split):
-        raise ValueError(f"`split` must be a name without '/', as it is part of a key, got {split!r}.")
+    if split_rule is not None and (not isinstance(split_rule, str) or not split_rule or "/" in split_rule):
+        raise ValueError(f"`split_rule` must be a name without '/', as it is part of a key, got {split_rule!r}.")
     search = "exact" if num_beams is None else f"beam{num_beams}"
     parts = [f"full/search={search}/seen={seen}" if candidates is None else candidates]
-    return "/".join(parts if split is None else [*parts, f"split={split}"])
+    return "/".join(parts if split_rule is None else [*parts, f"split={split_rule}"])

@@ -24,7 +24,7 @@ from hf_rec.metrics.ranking import metric_values
 from hf_rec.metrics.significance import cluster_bootstrap, holm, sign_flip_test
 
 
-FORMAT, FORMAT_VERSION = "hf_rec.evaluation.full", 1
+FORMAT, FORMAT_VERSION = "hf_rec.evaluation.full", 2
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.parquet"
 TITLE_LEVEL = "level=title/"  # stands before the metric in a key; item level is not marked
 
@@ -200,6 +200,7 @@ def _check_comparable(paths: list[RunPath], runs: list[dict], metrics: list[str]
         ("catalog_sha256", "another catalog"),
         ("split_rule", "another split rule"),
         ("seen", "another treatment of seen items"),
+        ("candidates", "other candidates"),
     ):
         for path, run in zip(paths, runs, strict=True):
             if run[key] != runs[0][key]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET
+from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, ITEM_ROWS, TARGET
 from hf_rec.metrics.ranking import NOT_LISTED, count_nan, list_bounds, rank_bounds
 
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from hf_rec.recommenders.contract import Recommender
 
-RANK_COLUMNS = ("item_ids", "scores", "certified", "better", "tied", "title_better", "title_tied")
+RANK_COLUMNS = (ITEM_ROWS, "scores", "certified", "better", "tied", "title_better", "title_tied")
 _ROWS_AT_A_TIME = 128  # enough for a recommender to put rows of one length together
 _MAX_SCORES = 2**24  # scores of all items held at a time: 64 MiB in float32
 
@@ -89,7 +89,7 @@ class TargetRanker:
                 scores[row, history] = -np.inf
         part["better"], part["tied"] = _listed(scores, targets)
         listed = [_best(values, self.k) for values in scores]
-        part["item_ids"] = [items.tolist() for items in listed]
+        part[ITEM_ROWS] = [items.tolist() for items in listed]
         part["scores"] = [values[items].tolist() for values, items in zip(scores, listed, strict=True)]
         for row, target in enumerate(targets.tolist()):
             mates = self.of_title.get(target, [])
@@ -114,7 +114,7 @@ class TargetRanker:
         scores = [np.array(values)[: len(items)] for values, items in zip(found.scores, lists, strict=True)]
         num_nan = sum(map(count_nan, scores))
         scores = [np.where(np.isnan(values), -np.inf, values).tolist() for values in scores]
-        part = {"item_ids": lists, "scores": scores, "nan_scores": num_nan}
+        part = {ITEM_ROWS: lists, "scores": scores, "nan_scores": num_nan}
         part["certified"] = np.asarray(found.certified, dtype=bool).tolist()
         pairs = [self._whole_leaf(*entry) for entry in zip(lists, scores, histories, strict=True)]
         part["better"], part["tied"] = list_bounds(*zip(*pairs, strict=True), targets)

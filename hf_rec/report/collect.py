@@ -15,7 +15,7 @@ from hf_rec.metrics.significance import cluster_bootstrap
 
 
 STATE_FILE = "trainer_state.json"
-_SECTION_KEYS = ("split", "split_rule", "seen", "rows_sha256", "catalog_sha256")
+_SECTION_KEYS = ("split", "split_rule", "seen", "candidates", "rows_sha256", "catalog_sha256")
 
 
 @dataclass(frozen=True)

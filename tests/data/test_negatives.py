@@ -99,7 +99,7 @@ class TestRankedLists:
     @pytest.fixture
     def lists(self, tmp_path):
         """The file of `hf-rec evaluate` for two rows."""
-        table = {USER_ID: ["u0", "u1"], TARGET: [7, 8], "item_ids": [[7, 1, 9, 11, 12], [3, 4, 5, 8, 6]]}
+        table = {USER_ID: ["u0", "u1"], "target_row": [7, 8], "item_rows": [[7, 1, 9, 11, 12], [3, 4, 5, 8, 6]]}
         pq.write_table(pa.table(table), tmp_path / "predictions.parquet")
         return tmp_path
 
@@ -113,7 +113,7 @@ class TestRankedLists:
         assert set(first[:3]) == {9, 11, 12} and not set(first[3:]) & {1, 2, 7, 9, 11, 12}
 
     def test_lists_of_other_rows_are_refused(self, lists):
-        with pytest.raises(ValueError, match="'target' differs"):
+        with pytest.raises(ValueError, match="'target_row' differs"):
             RankedNegatives.from_file(lists / "predictions.parquet", rows([7, 9]), N)
         with pytest.raises(ValueError, match="other rows"):
             RankedNegatives.from_file(lists, rows([7]), N)

@@ -203,10 +203,12 @@ class TestFiles:
             make_rows(10),
             tmp_path,
             name="next",
+            split_rule="time",
             settings=SETTINGS,
             lengths=[1],
             trained_on_shuffled=BagOfItems(catalog),
         )
+        assert found["protocol"] == "full/search=exact/seen=keep/split=time"
         assert json.loads((tmp_path / "diagnostics.json").read_text()) == json.loads(json.dumps(found))
         text = (tmp_path / "diagnostics.md").read_text()
         assert text.strip() == to_markdown(found).strip()

@@ -138,7 +138,10 @@ def test_a_language_model_is_measured_and_its_free_writing_counted(tiny_lm, bpe_
     recommender = LanguageModelRecommender(tiny_lm(), bpe_tokenizer, tiny_catalog, prompt, trie)
     dataset = Dataset.from_dict({USER_ID: ["a", "b", "c"], HISTORY: [[0], [1, 2], []], TARGET: [5, 8, 9]})
     candidates = draw_candidates(dataset, tiny_catalog, 6)
+    recommender.tau = 2.5
     run = evaluate_candidates(recommender, dataset, candidates, tmp_path / "run", name="lm")
+    assert (run["tau"], run["scoring"]) == (2.5, "valid")
+    assert (run["seen"], run["candidates"]) == (None, candidates.protocol)
     scores = recommender.score([[100], [101, 102], []], [[100 + row for row in listed] for listed in candidates.lists])
     hits = [
         listed[int(np.argmax(one))] == target

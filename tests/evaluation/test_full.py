@@ -82,8 +82,10 @@ class TestRanks:
         table = read_predictions(tmp_path / "run").to_pydict()
         assert table["better"] == [1, 1, 4, 5] and table["tied"] == [2, 2, 0, 0]
         assert table["title_better"] == [1, 1, 4, 5] and table["title_tied"] == [0, 0, 0, 0]
-        assert table["item_ids"][0] == [3, 1, 2, 5] and table["scores"][0] == [3.0, 2.0, 2.0, 2.0]
-        assert table["user_id"] == ["a", "b", "c", "a"] and table["target"] == [1, 5, 0, 4]
+        assert table["item_rows"][0] == [3, 1, 2, 5] and table["item_ids"][0] == ["i3", "i1", "i2", "i5"]
+        assert table["scores"][0] == [3.0, 2.0, 2.0, 2.0]
+        assert table["user_id"] == ["a", "b", "c", "a"]
+        assert table["target_row"] == [1, 5, 0, 4] and table["target"] == ["i1", "i5", "i0", "i4"]
         assert table["certified"] == [True] * 4 and table["warm"] == [None] * 4
         found = {key: value["mean"] for key, value in metrics["metrics"].items()}
         assert found[FULL + "hit_rate@2"] == pytest.approx((1 / 3 + 1 / 3) / 4)
@@ -170,6 +172,20 @@ class TestFiles:
         assert value["low"] <= value["mean"] <= value["high"]
         assert metrics["beyond_accuracy"][FULL + "coverage@2"] == pytest.approx(2 / 6)
         assert read_predictions(tmp_path / "run")["warm"].to_pylist() == [True, False, False, True]
+
+    @pytest.mark.parametrize("ids", [["b", "a", "f", "d", "c", "e"], [12, 7, 30, 4, 9, 1]])
+    def test_pandas_alone_computes_our_hit_rate_from_the_file(self, ids, tmp_path):
+        import pandas
+
+        recommender = ScoresEverything([9, 2, 3, 8, 1, 4])
+        recommender.catalog = Catalog.from_records([{"item_id": item_id, "title": f"{item_id}"} for item_id in ids])
+        metrics = evaluate(recommender, PAIRS, tmp_path / "run", ks=(2, 4))
+        table = pandas.read_parquet(tmp_path / "run" / "predictions.parquet")
+        for k in (2, 4):
+            hits = [target in items[:k] for target, items in zip(table["target"], table["item_ids"], strict=True)]
+            assert np.mean(hits) == metrics["metrics"][f"{FULL}hit_rate@{k}"]["mean"]
+        assert np.mean(hits) == 0.5
+        assert [ids[row] for row in table["target_row"]] == table["target"].tolist()
 
     def test_a_training_folder_keeps_its_files_and_no_partial_folder_stays(self, tmp_path):
         (tmp_path / "run").mkdir()

@@ -9,15 +9,18 @@ from hf_rec.evaluation.validation import validation_metrics
     ("settings", "key"),
     [
         ({}, "full/search=exact/seen=keep"),
-        ({"num_beams": 20, "seen": "mask", "split": "loo"}, "full/search=beam20/seen=mask/split=loo"),
-        ({"candidates": "candidates=1+19/file=1a2b3c4d", "split": "time"}, "candidates=1+19/file=1a2b3c4d/split=time"),
+        ({"num_beams": 20, "seen": "mask", "split_rule": "loo"}, "full/search=beam20/seen=mask/split=loo"),
+        (
+            {"candidates": "candidates=1+19/file=1a2b3c4d", "split_rule": "time"},
+            "candidates=1+19/file=1a2b3c4d/split=time",
+        ),
     ],
 )
 def test_the_key_names_every_rule_that_is_known(settings, key):
     assert protocol_key(**settings) == key
 
 
-@pytest.mark.parametrize("wrong", [{"seen": "hide"}, {"split": "a/b"}, {"split": ""}])
+@pytest.mark.parametrize("wrong", [{"seen": "hide"}, {"split_rule": "a/b"}, {"split_rule": ""}])
 def test_a_rule_that_does_not_exist_is_refused(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
         protocol_key(**wrong)

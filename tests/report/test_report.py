@@ -6,7 +6,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from hf_rec.evaluation.run_files import rows_sha256, write_run
+from hf_rec.evaluation.run_files import FORMAT, FORMAT_VERSION, rows_sha256, write_run
 from hf_rec.report import write_report
 from hf_rec.report.collect import collect
 from hf_rec.report.tables import format_bytes, format_seconds, markdown_table
@@ -25,13 +25,14 @@ def make_run(directory, name, better, *, seed=None, title_better=None, cost=None
     values = {key: {"mean": value, "low": value - 0.05, "high": value + 0.05} for key in keys}
     lists = ("coverage", "gini", "popularity_percentile", "popularity_lift")
     metrics = {
-        "format": "hf_rec.evaluation.full",
-        "version": 1,
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
         "name": name,
         "split": split,
         "split_rule": "loo",
         "search": "exact",
         "seen": "keep",
+        "candidates": None,
         "ks": KS,
         "protocol": PROTOCOL,
         "rows": 40,
