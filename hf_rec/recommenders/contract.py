@@ -18,6 +18,7 @@ from hf_rec.recommenders.allowed_items import AllowedItems
 RawId = str | int
 ItemLists = Collection[RawId] | Sequence[Collection[RawId]]  # one list for all histories, or one for each
 _PROGRESS_DELAY = 3.0  # seconds before a progress bar appears
+_MOST_PLACES = 2**20  # that may be asked for beyond the items of a catalog, as each costs memory for every user
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Recommender:
 
     def __init__(self, catalog: Catalog, batch_size: int = 32):
         self.catalog = catalog
-        self.batch_size = batch_size
+        self.batch_size = _checked_size(batch_size)
 
     def recommend(
         self,
@@ -92,7 +93,7 @@ class Recommender:
                 changes the score of an item that remains.
             timestamps (`list[list[int]]`, *optional*): Unix seconds of the events, for models that use them.
             num_beams (`int`, *optional*): Width of the search, for models that search; at least `k`, by default twice
-                that.
+                that, and no fewer than 20.
             batch_size (`int`, *optional*): Histories worked on at a time; defaults to that of the recommender.
 
         Returns:
@@ -100,6 +101,8 @@ class Recommender:
         """
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"`k` must be a whole number of at least 1, got {k!r}.")
+        if k > max(len(self.catalog), _MOST_PLACES):
+            raise ValueError(f"`k` is {k}, but the catalog has {len(self.catalog)} items. Ask for at most that many.")
         rows = self._history_rows(histories, timestamps)
         masks = AllowedItems(
             len(self.catalog),
@@ -109,7 +112,7 @@ class Recommender:
         item_ids = [[] for _ in rows]
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
         certified = np.zeros(len(rows), dtype=bool)
-        size = self._users_at_once(batch_size or self.batch_size, k, num_beams)
+        size = self._users_at_once(batch_size, k, num_beams)
         for users in self._batches(rows, size, "Recommending"):
             times = None if timestamps is None else [timestamps[user] for user in users]
             found = self._recommend_rows([rows[user] for user in users], k, masks.of(users), times, num_beams)
@@ -138,7 +141,7 @@ class Recommender:
         rows = self._history_rows(histories, timestamps)
         wanted = self._item_lists(candidates, "candidates", len(rows))
         scores = [np.empty(0, dtype=np.float32) for _ in rows]
-        for users in self._batches(rows, batch_size or self.batch_size, "Scoring"):
+        for users in self._batches(rows, self._users_at_once(batch_size, 1, None), "Scoring"):
             times = None if timestamps is None else [timestamps[user] for user in users]
             lists = [wanted[user if len(wanted) > 1 else 0] for user in users]
             for user, values in zip(
@@ -148,19 +151,18 @@ class Recommender:
         return scores
 
     def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
-        raise TypeError(f"{type(self).__name__} must define _recommend_rows.")
+        raise NotImplementedError(f"{type(self).__name__} must define _recommend_rows.")
 
     def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
-        raise TypeError(f"{type(self).__name__} must define _score_rows.")
+        raise NotImplementedError(f"{type(self).__name__} must define _score_rows.")
 
     def _cost(self, history: list[int]) -> int:
         """What users of a batch should have in common; its biggest one sets the time of a batch."""
         return len(history)
 
-    def _users_at_once(self, batch_size: int, k: int, num_beams: int | None) -> int:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        return batch_size
+    def _users_at_once(self, batch_size: int | None, k: int, num_beams: int | None) -> int:
+        """Histories worked on at a time: those asked for (`None`: the default), or fewer where memory bounds them."""
+        return self.batch_size if batch_size is None else _checked_size(batch_size)
 
     def _batches(self, rows: list[list[int]], size: int, description: str):
         """Indices of users of about the same cost, the most expensive first, so that lack of memory shows at once."""
@@ -204,3 +206,9 @@ class Recommender:
             return self.catalog.rows(item_ids)
         except ValueError as error:
             raise ValueError(f"`{argument}`: {error}") from error
+
+
+def _checked_size(batch_size: int) -> int:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}.")
+    return int(batch_size)

@@ -34,13 +34,13 @@ class ExactRecommender(Recommender):
         """
         rows = self._history_rows(histories, timestamps)
         scores = np.empty((len(rows), len(self.catalog)), dtype=np.float32)
-        for users in self._batches(rows, self._users_at_once(self.batch_size, 1, None), "Scoring"):
+        for users in self._batches(rows, self._users_at_once(None, 1, None), "Scoring"):
             times = None if timestamps is None else [timestamps[user] for user in users]
             scores[users] = self._score_all_rows([rows[user] for user in users], times)
         return scores
 
     def _score_all_rows(self, histories, timestamps) -> np.ndarray:
-        raise TypeError(f"{type(self).__name__} must define _score_all_rows.")
+        raise NotImplementedError(f"{type(self).__name__} must define _score_all_rows.")
 
     def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
         scores = self._score_all_rows(histories, timestamps)
@@ -58,7 +58,7 @@ class ExactRecommender(Recommender):
         scores = self._score_all_rows(histories, timestamps)
         return [values[rows] for values, rows in zip(scores, candidates, strict=True)]
 
-    def _users_at_once(self, batch_size: int, k: int, num_beams: int | None) -> int:
+    def _users_at_once(self, batch_size: int | None, k: int, num_beams: int | None) -> int:
         size = super()._users_at_once(batch_size, k, num_beams)
         return max(1, min(size, _SCORES_AT_ONCE // len(self.catalog)))
 

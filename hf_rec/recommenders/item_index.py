@@ -10,6 +10,8 @@ Shapes: U users · N items · k places of a list · v width of the vectors.
 
 import json
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +48,8 @@ class ItemIndex:
         self.vectors = vectors
         self.teacher_items = teacher_items
         self._hashes = {"catalog": catalog.sha256, "prompt": prompt_sha256}
-        self._approximate = None
+        self._approximate: Any = None
+        self._building = Lock()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -115,28 +118,30 @@ class ItemIndex:
             `tuple`: As [`~ItemIndex.search`], with exact scores of the items found.
         """
         queries = users.float().cpu().contiguous().numpy()
-        scores, rows = self._faiss(probes).search(queries, min(k, len(self)))
+        faiss, index = self._faiss()
+        settings = faiss.SearchParametersIVF(nprobe=probes)  # of this call alone: threads share the index
+        scores, rows = index.search(queries, min(k, len(self)), params=settings)
         return torch.from_numpy(np.where(rows < 0, -np.inf, scores)), torch.from_numpy(rows)
 
-    def _faiss(self, probes: int):
+    def _faiss(self) -> tuple[Any, Any]:
+        """The module, and the index: built once, however many threads ask for it."""
         try:
             import faiss
         except ImportError as error:
             raise ImportError(
                 "The approximate search needs faiss: `pip install hf_rec[faiss]`. The exact search needs nothing."
             ) from error
-        if self._approximate is None:
-            vectors = self.vectors.float().cpu().contiguous().numpy()
-            lists = max(
-                1, min(int(FAISS_LISTS * len(vectors) ** 0.5), len(vectors) // 39)
-            )  # 39 points a list, or it warns
-            coarse = faiss.IndexFlatIP(vectors.shape[1])
-            index = faiss.IndexIVFFlat(coarse, vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-            index.train(vectors)
-            index.add(vectors)
-            self._approximate = index
-        self._approximate.nprobe = probes
-        return self._approximate
+        with self._building:
+            if self._approximate is None:
+                vectors = self.vectors.float().cpu().contiguous().numpy()
+                # faiss warns below 39 points a list
+                lists = max(1, min(int(FAISS_LISTS * len(vectors) ** 0.5), len(vectors) // 39))
+                coarse = faiss.IndexFlatIP(vectors.shape[1])
+                index = faiss.IndexIVFFlat(coarse, vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+                index.train(vectors)
+                index.add(vectors)
+                self._approximate = index
+            return faiss, self._approximate
 
     def save(self, folder: str | Path) -> None:
         """Write `item_index.safetensors` beside the weights that the vectors were made with."""

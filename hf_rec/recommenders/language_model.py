@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_rec.data.prompts.next_item import Prompt
 
 _BEAMS_AT_ONCE = 4096  # of all users in one search; bounds its memory when `k` is large
+_LEAST_BEAMS = 20  # by default: with fewer, the head of a list would depend on its length
 
 
 class LanguageModelRecommender(Recommender):
@@ -143,15 +144,18 @@ class LanguageModelRecommender(Recommender):
     def _cost(self, history: list[int]) -> int:
         return len(self.prompt.encode_history(history))
 
-    def _users_at_once(self, batch_size: int, k: int, num_beams: int | None) -> int:
+    def _users_at_once(self, batch_size: int | None, k: int, num_beams: int | None) -> int:
         size = super()._users_at_once(batch_size, k, num_beams)
         return max(1, min(size, _BEAMS_AT_ONCE // self._num_beams(k, num_beams)))
 
     def _num_beams(self, k: int, num_beams: int | None) -> int:
         if num_beams is None:
-            num_beams = 2 * k
+            num_beams = max(2 * k, _LEAST_BEAMS)
         elif num_beams < min(k, len(self.trie)):
-            raise ValueError(f"`num_beams` must be at least `k`, {k}, got {num_beams}. Leave it out for 2 * `k`.")
+            raise ValueError(
+                f"`num_beams` must be at least `k`, {k}, got {num_beams}. Leave it out for max(2 * `k`, "
+                f"{_LEAST_BEAMS})."
+            )
         return min(num_beams, len(self.trie))
 
     def _prompts(self, histories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ Shapes: U users · k places of a list · N items of the catalog · v width of th
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +77,7 @@ class RetrievalRecommender(ExactRecommender):
         self.approximate = approximate
         self.vectors = PromptVectors(model, prompt, None if index is None else index.teacher_items)
         self._index = index
+        self._encoding = Lock()
 
     @classmethod
     def load(
@@ -106,14 +108,15 @@ class RetrievalRecommender(ExactRecommender):
     @property
     def index(self) -> ItemIndex:
         """The vectors of all items, encoded now if they were not before."""
-        if self._index is None:
-            logger.info(
-                f"Encoding {len(self.catalog)} items, {self.vectors.num_cold} of them unknown to the teacher: by text "
-                "alone."
-            )
-            vectors = self.vectors.items()
-            self._index = ItemIndex(vectors, self.catalog, self.prompt.sha256, self.vectors.teacher_items)
-        return self._index
+        with self._encoding:  # threads that ask at once wait for one of them
+            if self._index is None:
+                logger.info(
+                    f"Encoding {len(self.catalog)} items, {self.vectors.num_cold} of them unknown to the teacher: by "
+                    "text alone."
+                )
+                vectors = self.vectors.items()
+                self._index = ItemIndex(vectors, self.catalog, self.prompt.sha256, self.vectors.teacher_items)
+            return self._index
 
     def user_vectors(
         self,
@@ -121,8 +124,16 @@ class RetrievalRecommender(ExactRecommender):
         timestamps: Sequence[Sequence[int]] | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """The vector of each user after the history: float32 of shape `(U, v)`."""
-        return self.vectors.users(self._history_rows(histories, timestamps), timestamps).cpu().numpy()
+        """
+        The vector of each user after the history: float32 of shape `(U, v)`. The arguments are those of
+        [`~Recommender.recommend`].
+        """
+        rows = self._history_rows(histories, timestamps)
+        vectors = np.empty((len(rows), self.model.config.vector_size), dtype=np.float32)
+        for users in self._batches(rows, self._users_at_once(batch_size, 1, None), "Encoding"):
+            times = None if timestamps is None else [timestamps[user] for user in users]
+            vectors[users] = self.vectors.users([rows[user] for user in users], times).cpu().numpy()
+        return vectors
 
     def refreshed(self, catalog: Catalog) -> tuple["RetrievalRecommender", int]:
         """

@@ -60,7 +60,7 @@ class SequenceRecommender(ExactRecommender):
         """The vector of each user after the history: float32 of shape `(U, d)`."""
         rows = self._history_rows(histories, None)
         vectors = np.zeros((len(rows), self.model.item_vectors().shape[1]), dtype=np.float32)
-        for users in self._batches(rows, batch_size or self.batch_size, "Encoding"):
+        for users in self._batches(rows, self._users_at_once(batch_size, 1, None), "Encoding"):
             vectors[users] = self._encode([rows[user] for user in users]).float().cpu().numpy()
         return vectors
 

@@ -85,6 +85,11 @@ class TestLanguageModelRecommender:
                 certified += int(found.certified.sum())
         assert certified > 10
 
+    def test_short_lists_are_searched_as_widely_as_lists_of_ten(self, make):
+        recommender = make()
+        recommender.trie = range(1000)  # all that is asked of it here is its length
+        assert [recommender._num_beams(k, None) for k in (1, 3, 10, 11, 600)] == [20, 20, 20, 22, 1000]
+
     def test_exclude_and_allow_do_not_change_scores(self, make):
         recommender = make()
         everything = recommender.recommend([[100]], k=12)
@@ -159,7 +164,9 @@ class TestArguments:
             ({"k": 0}, "`k` must be a whole number of at least 1, got 0"),
             ({"k": 2.0}, "`k` must be a whole number"),
             ({"num_beams": 3}, "`num_beams` must be at least `k`, 10, got 3"),
-            ({"batch_size": -1}, "`batch_size` must be at least 1"),
+            ({"k": 10**12}, "`k` is 1000000000000, but the catalog has 12 items"),
+            ({"batch_size": -1}, "`batch_size` must be a whole number of at least 1, got -1"),
+            ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0"),
             ({"exclude": [[100], [100]]}, "`exclude` must be a list of item ids, or one such list for each of the 1"),
             ({"exclude": [100, [100]]}, "2 entries, 1 of them lists"),
             ({"allow": "100"}, "`allow` must be a list"),
@@ -172,5 +179,14 @@ class TestArguments:
             make().recommend(**{"histories": [[100]], **call})
 
     def test_a_subclass_must_say_how(self, tiny_catalog):
-        with pytest.raises(TypeError, match="Recommender must define _recommend_rows"):
+        with pytest.raises(NotImplementedError, match="Recommender must define _recommend_rows"):
             Recommender(tiny_catalog).recommend([[100]])
+        with pytest.raises(NotImplementedError, match="Recommender must define _score_rows"):
+            Recommender(tiny_catalog).score([[100]], [101])
+
+    @pytest.mark.parametrize("size", [0, -1, 2.5, True])
+    def test_no_batch_size_means_the_default_by_accident(self, make, size):
+        with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1"):
+            make(batch_size=size)
+        with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1"):
+            make().score([[100]], [101], batch_size=size)

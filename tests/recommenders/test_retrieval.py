@@ -109,6 +109,17 @@ class TestVectors:
 
 
 class TestRecommender:
+    def test_user_vectors_are_made_in_batches_of_the_size_asked(self, recommender, monkeypatch):
+        expected, sizes = recommender.user_vectors(HISTORIES, TIMES), []
+        users = recommender.vectors.users
+        monkeypatch.setattr(
+            recommender.vectors, "users", lambda rows, times: sizes.append(len(rows)) or users(rows, times)
+        )
+        np.testing.assert_allclose(recommender.user_vectors(HISTORIES, TIMES, batch_size=3), expected, atol=1e-5)
+        assert sizes == [3, 1]
+        with pytest.raises(ValueError, match="`batch_size`"):
+            recommender.user_vectors(HISTORIES, batch_size=0)
+
     def test_lists_are_those_of_all_scores(self, recommender, tiny_catalog):
         scores = recommender.score_all(HISTORIES, TIMES)
         found = recommender.recommend(HISTORIES, k=5, timestamps=TIMES)

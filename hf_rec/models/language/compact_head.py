@@ -8,18 +8,39 @@ soft-capping that some models apply to their logits, and LoRA on the head all do
 Shapes: B rows · T tokens · P chosen positions · U chosen columns · V vocabulary size · H hidden size.
 """
 
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
+from threading import Lock
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
 
 _ATTRIBUTE = "_hf_rec_compact_head"
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What one call of the model wants of its head."""
+
+    positions: Tensor
+    blocks: list[tuple[int, Tensor | None]]  # number of positions and columns of each
+    flat: bool
+
+
+# A selection belongs to the thread that runs the model, so that calls in other threads do not see it.
+_SELECTIONS: "ContextVar[Mapping[CompactHead, _Selection]]" = ContextVar("_SELECTIONS", default=MappingProxyType({}))
+_INSTALLING = Lock()
 
 
 def _output_linears(head: nn.Module) -> list[nn.Linear] | None:
@@ -54,9 +75,6 @@ class CompactHead:
     def __init__(self, layer: nn.Module, linears: list[nn.Linear]):
         self.vocab_size = linears[0].out_features
         self.linears = linears
-        self._positions = None  # None: the whole head, as ever
-        self._blocks = None
-        self._flat = False
         layer.register_forward_pre_hook(self._select_positions)
         for linear in linears:
             # accelerate's device hooks keep the layer's own forward as `_old_forward` and call it from theirs
@@ -83,65 +101,93 @@ class CompactHead:
                 "a few columns: whole rows of logits are computed instead (slower, same numbers)."
             )
             return None
-        present = layer.__dict__.get(_ATTRIBUTE)
-        if present is None or present.linears != linears:
-            present = cls(layer, linears)
-            object.__setattr__(layer, _ATTRIBUTE, present)
+        with _INSTALLING:
+            present = layer.__dict__.get(_ATTRIBUTE)
+            if present is None or present.linears != linears:
+                present = cls(layer, linears)
+                object.__setattr__(layer, _ATTRIBUTE, present)
         return present
 
     @contextmanager
-    def select(self, positions: Tensor, columns: Tensor | None):
+    def select(self, positions: Tensor, columns: Tensor | None) -> Iterator["CompactHead"]:
         """
-        Within this context `model(...).logits` has shape `(1, P, U)`.
+        Within this context `model(...).logits` has shape `(1, P, U)`, in float32 where columns are chosen.
+
+        The selection holds for calls in the same thread (`contextvars`), so any number of threads may use one head.
 
         Args:
             positions (`torch.Tensor` of shape `(P,)`): Flat indices into the `B * T` positions the head is given.
             columns (`torch.Tensor` of shape `(U,)` or `None`): Token ids; `None` for all `V`.
         """
-        self._positions, self._blocks = positions, [(positions.numel(), columns)]
-        try:
+        with self._selected(_Selection(positions, [(positions.numel(), columns)], flat=False)):
             yield self
-        finally:
-            self._positions = self._blocks = None
 
     @contextmanager
-    def select_blocks(self, blocks: list[tuple[Tensor, Tensor]]):
+    def select_blocks(self, blocks: list[tuple[Tensor, Tensor]]) -> Iterator["CompactHead"]:
         """
         Within this context `model(...).logits` has shape `(1, 1, P1 * U1 + P2 * U2 + ...)`: the blocks, laid end to
-        end.
+        end, in float32.
 
         Positions that need the same columns share a block, so that no position pays for the columns of another block.
 
         Args:
             blocks (`list[tuple[torch.Tensor, torch.Tensor]]`): Positions `(P,)` and columns `(U,)` of each block.
         """
-        self._positions = torch.cat([positions for positions, _ in blocks])
-        self._blocks = [(positions.numel(), columns) for positions, columns in blocks]
-        self._flat = True
-        try:
+        positions = torch.cat([positions for positions, _ in blocks])
+        sizes = [(part.numel(), columns) for part, columns in blocks]
+        with self._selected(_Selection(positions, sizes, flat=True)):
             yield self
-        finally:
-            self._positions = self._blocks = None
-            self._flat = False
 
-    def _select_positions(self, module: nn.Module, inputs: tuple) -> tuple:
-        if self._positions is None:
+    @contextmanager
+    def _selected(self, selection: _Selection) -> Iterator[None]:
+        token = _SELECTIONS.set({**_SELECTIONS.get(), self: selection})
+        try:
+            yield
+        finally:
+            _SELECTIONS.reset(token)
+
+    @torch.compiler.disable  # a compiled graph would keep the first answer for ever
+    def _selection(self) -> _Selection | None:
+        """The selection of this call; `None` for the whole head, as ever."""
+        return _SELECTIONS.get().get(self)
+
+    def _select_positions(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        selection = self._selection()
+        if selection is None:
             return inputs
         hidden = inputs[0]
-        return (hidden.flatten(0, -2).index_select(0, self._positions)[None], *inputs[1:])
+        _refuse_shards(hidden)
+        return (hidden.flatten(0, -2).index_select(0, selection.positions)[None], *inputs[1:])
 
     def _select_columns(self, linear: nn.Linear, hidden: Tensor) -> Tensor:
-        if self._positions is None:
+        selection = self._selection()
+        if selection is None:
             return F.linear(hidden, linear.weight, linear.bias)
-        parts = hidden.split([num_rows for num_rows, _ in self._blocks], dim=1)
-        outputs = [_linear_on(linear, part, columns) for part, (_, columns) in zip(parts, self._blocks, strict=True)]
-        if not self._flat:
+        _refuse_shards(linear.weight)
+        parts = hidden.split([num_rows for num_rows, _ in selection.blocks], dim=1)
+        outputs = [
+            _linear_on(linear, part, columns) for part, (_, columns) in zip(parts, selection.blocks, strict=True)
+        ]
+        if not selection.flat:
             return outputs[0]
         return torch.cat([output.flatten() for output in outputs])[None, None]
 
 
+def _refuse_shards(tensor: Tensor) -> None:
+    """FSDP and ZeRO make weights whole before a layer runs; under tensor parallelism each process keeps its columns."""
+    if isinstance(tensor, DTensor):
+        raise ValueError(
+            "The output layer is split over processes by a tensor-parallel plan, so that chosen columns cannot be "
+            "computed. Load the model without `tp_plan` and `tp_size`; to shard its weights use FSDP or ZeRO-3."
+        )
+
+
 def _linear_on(linear: nn.Linear, hidden: Tensor, columns: Tensor | None) -> Tensor:
+    """
+    Some columns of a linear layer, in float32: they are few, and logits of size 16 to 32 lie .125 apart in bfloat16.
+    """
     if columns is None:
         return F.linear(hidden, linear.weight, linear.bias)
-    bias = None if linear.bias is None else linear.bias.index_select(0, columns)
-    return F.linear(hidden, linear.weight.index_select(0, columns), bias)
+    bias = None if linear.bias is None else linear.bias.index_select(0, columns).float()
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.float(), linear.weight.index_select(0, columns).float(), bias)

@@ -1,5 +1,6 @@
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -134,3 +135,65 @@ def test_a_head_that_cannot_be_seen_through_is_named_and_left_alone(caplog):
         assert CompactHead.install(model) is None
     assert "Opaque" in caplog.text
     assert model(input_ids=batch()).logits.shape == (3, 7, VOCAB)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_recomputed_activations_give_the_same_gradients(name):
+    kept, recomputed = make_model(CONFIGS[name]).train(), make_model(CONFIGS[name]).train()
+    recomputed.gradient_checkpointing_enable()
+    for model in (kept, recomputed):
+        for dropout in (module for module in model.modules() if isinstance(module, torch.nn.Dropout)):
+            dropout.p = 0.0
+        head = CompactHead.install(model)
+        with head.select_blocks(
+            [(torch.tensor([0, 5]), torch.tensor([3])), (torch.tensor([20]), torch.tensor([1, 2]))]
+        ):
+            loss = model(input_ids=batch(), use_cache=False).logits.square().sum()
+        loss.backward()  # after the selection is over
+    for parameter, other in zip(kept.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+
+
+def test_another_thread_sees_no_selection():
+    model = make_model(CONFIGS["untied Llama"])
+    head = CompactHead.install(model)
+    with head.select(torch.tensor([0]), torch.tensor([3])), ThreadPoolExecutor(1) as pool:
+        shape = pool.submit(lambda: model(input_ids=batch()).logits.shape).result()
+    assert shape == (3, 7, VOCAB)
+
+
+def test_threads_that_install_at_once_get_one_head():
+    model = make_model(CONFIGS["untied Llama"])
+    with ThreadPoolExecutor(4) as pool:
+        heads = set(pool.map(lambda _: CompactHead.install(model), range(8)))
+    assert len(heads) == 1
+    check_selection(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_chosen_columns_are_computed_in_float32(dtype):
+    model = make_model(CONFIGS["untied Llama"]).to(dtype)
+    hidden = model.model(input_ids=batch()).last_hidden_state
+    positions, columns = torch.tensor([0, 20]), torch.tensor([39, 3, 7])
+    expected = hidden.double().flatten(0, 1)[positions] @ model.lm_head.weight.double()[columns].t()
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype, enabled=autocast):
+            logits = selected(model, CompactHead.install(model), positions, columns)[0]
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_that_is_split_over_processes_is_refused():
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    model = make_model(CONFIGS["untied Llama"])
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        weight = distribute_tensor(model.lm_head.weight.detach(), init_device_mesh("cpu", (1,)), [Shard(0)])
+        model.lm_head.weight = torch.nn.Parameter(weight)
+        with pytest.raises(ValueError, match="tensor-parallel plan"):
+            selected(model, CompactHead.install(model), torch.tensor([0]), torch.tensor([1]))
+    finally:
+        dist.destroy_process_group()
