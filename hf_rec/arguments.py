@@ -5,11 +5,16 @@ The flags that all recipes share, and the one parser they use: YAML first, then 
 import difflib
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from hf_rec.fields import fits, spell
+from hf_rec.processes import end_processes
+
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 
 @dataclass
@@ -39,6 +44,40 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}. Leave it out for no limit.")
+
+
+def run_recipe(main: Callable[..., None], args: Sequence[str] | None = None) -> int:
+    """
+    Run the `main` of a recipe with what its command line says.
+
+    Args:
+        main (`Callable`): Takes one instance of each dataclass that its parameters are annotated with.
+        args (sequence of `str`, *optional*): The command line; `sys.argv[1:]` where not given. `--debug` shows the
+            traceback of an error.
+
+    Returns:
+        `int`: Exit code: 0, 2 for input that cannot be used (one line says why), 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    dataclass_types = [hint for name, hint in typing.get_type_hints(main).items() if name != "return"]
+    recipe = Path(sys.modules[main.__module__].__file__ or main.__module__).name
+    try:
+        main(*parse_arguments(dataclass_types, [word for word in words if word != "--debug"]))
+    except (ValueError, OSError, FloatingPointError) as error:
+        if debug:
+            raise
+        print(f"{recipe}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(
+            f"{recipe}: interrupted. The same command with `--resume_from_checkpoint last` goes on from the last "
+            "checkpoint.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    end_processes()
+    return 0
 
 
 def parse_arguments(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> tuple:

@@ -13,6 +13,7 @@ twenty is held out; the loss of these selects the weights. A run that was cut of
 `--resume_from_checkpoint last`.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +29,7 @@ from transformers import (
 from trl import ModelConfig
 
 from hf_rec import Catalog
-from hf_rec.arguments import parse_arguments
+from hf_rec.arguments import run_recipe
 from hf_rec.data.prompts.retrieval import attribute_text
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.trainers.training_run import checkpoint_to_resume
@@ -105,4 +106,4 @@ def main(text_args: TextArguments, training_args: TrainingArguments, model_args:
 
 
 if __name__ == "__main__":
-    main(*parse_arguments((TextArguments, TrainingArguments, ModelConfig)))
+    sys.exit(run_recipe(main))

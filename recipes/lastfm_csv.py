@@ -11,10 +11,11 @@ release tell the target (they were drawn with it as the seed) and give titles to
 import csv
 import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_rec.arguments import parse_arguments
+from hf_rec.arguments import run_recipe
 
 
 FILES = {"train.csv": "lastfm-val.json", "test.csv": "lastfm-test.json"}
@@ -58,4 +59,4 @@ def main(args: LastFMArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*parse_arguments((LastFMArguments,)))
+    sys.exit(run_recipe(main))

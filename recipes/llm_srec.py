@@ -9,6 +9,7 @@ frozen models are referred to, not copied: keep them where they are. A run that 
 checkpoint, in whichever of the two trainings that is, with `--resume_from_checkpoint last`.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import LLMSRecConfig, LLMSRecTrainer, SASRecConfig, SASRecModel, SequentialConfig, SequentialTrainer
-from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import distinct_labels, seen_items
 from hf_rec.evaluation.full import evaluate_recommender
@@ -145,4 +146,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*parse_arguments((DataArguments, LLMSRecConfig, ModelConfig, TeacherArguments)))
+    sys.exit(run_recipe(main))

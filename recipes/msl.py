@@ -7,11 +7,13 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/msl.py \
 A run that was cut off goes on from its last checkpoint with `--resume_from_checkpoint last`.
 """
 
+import sys
+
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import MSLConfig, MSLTrainer
-from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import distinct_labels, seen_items
 from hf_rec.evaluation.full import evaluate_recommender
@@ -66,4 +68,4 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
 
 
 if __name__ == "__main__":
-    main(*parse_arguments((DataArguments, MSLConfig, ModelConfig)))
+    sys.exit(run_recipe(main))

@@ -4,10 +4,11 @@ Make a small causal LM with random weights, and a tokenizer from a catalog's tit
 python recipes/new_lm.py --config recipes/configs/new_lm/books.yaml
 """
 
+import sys
 from dataclasses import dataclass, field
 
 from hf_rec import Catalog
-from hf_rec.arguments import parse_arguments
+from hf_rec.arguments import run_recipe
 from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
 
 
@@ -38,4 +39,4 @@ def main(args: NewLMArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*parse_arguments((NewLMArguments,)))
+    sys.exit(run_recipe(main))

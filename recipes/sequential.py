@@ -7,13 +7,14 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sequential.p
 A run that was cut off goes on from its last checkpoint with `--resume_from_checkpoint last`.
 """
 
+import sys
 from dataclasses import dataclass, field, fields
 
 import torch
 from transformers import AutoConfig, AutoModel, set_seed
 
 import hf_rec.models  # noqa: F401  registers the sequence models with the Auto classes
-from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import distinct_labels, seen_items
 from hf_rec.evaluation.full import evaluate_recommender
@@ -84,4 +85,4 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
 
 
 if __name__ == "__main__":
-    main(*parse_arguments((DataArguments, SequentialConfig, SequenceModelArguments)))
+    sys.exit(run_recipe(main))

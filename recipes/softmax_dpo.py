@@ -7,12 +7,13 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/softmax_dpo.
 A run that was cut off goes on from its last checkpoint with `--resume_from_checkpoint last`.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer
-from hf_rec.arguments import DataArguments, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import seen_items
 from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
@@ -80,4 +81,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*parse_arguments((DataArguments, SoftmaxDPOConfig, ModelConfig, CandidateArguments)))
+    sys.exit(run_recipe(main))

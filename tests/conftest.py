@@ -1,6 +1,10 @@
 """What many tests share: a catalog of twelve films, a tokenizer trained on them, and tiny language models."""
 
 import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,7 +16,7 @@ import torch
 from hf_rec.data.catalog import Catalog
 
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 FILMS = [
     "Alien",
@@ -28,6 +32,60 @@ FILMS = [
     "Stalker",
     "Heat",
 ]
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_command(words: list[object], timeout: float = 240) -> None:
+    """Run a command from the root of the repository; what it and its children wrote is in the assertion."""
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | os.environ
+    done = subprocess.run(
+        list(map(str, words)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, f"{done.args} ended with {done.returncode}:\n{done.stdout[-12000:]}"
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """
+    `launch(*words, processes=2)`: run a Python script, or `-m` and a module, on so many processes. Each line of output
+    says its rank; the store listens on a port that the system picks.
+    """
+
+    def run(*words, processes=2):
+        if processes == 1:
+            return run_command([sys.executable, *words])
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--tee", "3", f"--nproc_per_node={processes}"]
+        return run_command([sys.executable, *torchrun, *words])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def accelerate_launch():
+    """
+    `accelerate_launch(config, *words)`: start a script as `accelerate launch --config_file CONFIG` does.
+
+    The port that accelerate is told stays taken until the end, so it lets the system pick another one. A port that it
+    finds free itself may be taken by the time it is used.
+    """
+
+    def run(config, *words):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = ("--main_process_port", taken.getsockname()[1])
+            launcher = [sys.executable, "-m", "accelerate.commands.launch", *port, "--config_file", config]
+            run_command([*launcher, *words])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import shlex
-import subprocess
 import sys
 import types
 import typing
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_rec.arguments import DataArguments, check_config, parse_arguments, select_rows
+from hf_rec.arguments import DataArguments, check_config, parse_arguments, run_recipe, select_rows
 from hf_rec.cli.main import build_parser
 from hf_rec.trainers.training_run import checkpoint_to_resume
 
@@ -196,6 +195,37 @@ class TestStrictParsing:
             parse_arguments(dataclasses_of(ROOT / "recipes" / "msl.py"), ["--config", write(tmp_path, text)])
 
 
+class TestRunningARecipe:
+    def recipe(self, error: BaseException | None = None, seen: list | None = None):
+        def main(arguments: Arguments) -> None:
+            if error is not None:
+                raise error
+            seen.append(arguments)
+
+        return main
+
+    def test_main_gets_what_its_parameters_are_annotated_with(self):
+        seen = []
+        assert run_recipe(self.recipe(seen=seen), ["--name", "x"]) == 0
+        assert seen == [Arguments("x")]
+
+    @pytest.mark.parametrize("error", [ValueError("bad rate"), OSError("no such file"), FloatingPointError("nan")])
+    def test_an_error_is_one_line_and_debug_shows_the_traceback(self, capsys, error):
+        assert run_recipe(self.recipe(error), ["--name", "x"]) == 2
+        assert capsys.readouterr().err == f"test_recipes.py: {error}\n"
+        with pytest.raises(type(error)):
+            run_recipe(self.recipe(error), ["--name", "x", "--debug"])
+
+    def test_an_interrupted_run_says_how_to_go_on(self, capsys):
+        assert run_recipe(self.recipe(KeyboardInterrupt()), ["--name", "x"]) == 130
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and "`--resume_from_checkpoint last`" in lines[0]
+
+    @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+    def test_every_recipe_ends_its_processes_in_order(self, path):
+        assert path.read_text().endswith('if __name__ == "__main__":\n    sys.exit(run_recipe(main))\n')
+
+
 class TestResuming:
     def test_last_is_the_newest_checkpoint_if_there_is_one(self, tmp_path):
         assert checkpoint_to_resume("last", str(tmp_path / "new")) is None
@@ -258,26 +288,18 @@ def run_here(recipe: str, *words: object) -> None:
     load(path).main(*parse_arguments(dataclasses_of(path), ["--config", str(config), *map(str, words)]))
 
 
-def launch(launch_config: str, recipe: str, *words: object) -> None:
-    """`accelerate launch` as the top of each YAML says it."""
-    config = ROOT / "recipes" / "configs" / recipe / TRIED_WITH[recipe]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-    launcher += ["--config_file", f"accelerate_configs/{launch_config}.yaml", f"recipes/{recipe}.py"]
-    words = [*launcher, "--config", str(config), *map(str, words)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_the_msl_recipe_trains_saves_and_ranks_with_two_processes(workplace):
+def test_the_msl_recipe_trains_saves_and_ranks_with_two_processes(workplace, accelerate_launch):
     out = workplace / "msl"
     words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)
-    launch("cpu_2", "msl", *words, *TWO_STEPS, "--max_test_samples", 8, "--per_device_train_batch_size", 16)
+    config = f"recipes/configs/msl/{TRIED_WITH['msl']}"
+    words = ("recipes/msl.py", "--config", config, *words, *TWO_STEPS, "--per_device_train_batch_size", 16)
+    accelerate_launch("accelerate_configs/cpu_2.yaml", *words, "--max_test_samples", 8)
     metrics = read(out / "test" / "metrics.json")
     assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 2
     assert metrics["cost"]["training_rows"] == 40 and metrics["cost"]["seed"] == 0

@@ -79,8 +79,6 @@ def _evaluate(args: argparse.Namespace) -> None:
         for key, value in result["metrics"].items():
             print(f"{key}: {value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]")
         print(f"{args.out}: {result['rows']:,} rows, {100 * result['certified_share']:.1f} % of the lists certified")
-    PartialState().wait_for_everyone()  # no process ends while another may still talk to it
-    PartialState().destroy_process_group()
 
 
 def _load_model(args: argparse.Namespace, catalog, splits):

@@ -17,6 +17,7 @@ from hf_rec.cli.prepare import add_prepare
 from hf_rec.cli.recommend import add_recommend
 from hf_rec.cli.report import add_report
 from hf_rec.cli.shuffle import add_shuffle
+from hf_rec.processes import end_processes
 
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"hf-rec {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    end_processes()
     return 0
 
 

@@ -271,19 +271,9 @@ def test_the_demo_runs_from_data_to_report(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_evaluate_over_two_processes_gives_the_same_files(folders, tmp_path):
+def test_evaluate_over_two_processes_gives_the_same_files(folders, tmp_path, launch):
     words = ["evaluate", "--control", "last-item", "--data", str(folders / "data"), "--limit", "11"]
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--standalone",
-        "-m",
-        "hf_rec.cli",
-    ]
-    subprocess.run([*launch, *words, "--out", str(tmp_path / "two")], check=True)
+    launch("-m", "hf_rec.cli", *words, "--out", tmp_path / "two")
     assert run(*words, "--out", tmp_path / "one") == 0
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert two["evaluation"]["processes"] == 2

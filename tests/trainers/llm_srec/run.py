@@ -13,6 +13,7 @@ from hf_rec import Catalog
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
+from hf_rec.processes import end_processes
 from hf_rec.trainers.llm_srec.config import LLMSRecConfig
 from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer
 
@@ -27,7 +28,6 @@ def rows(count, seed):
 
 
 def main(folder: str, batch_size: int) -> None:
-    torch.set_num_threads(1)
     catalog = Catalog.from_records([{"item_id": row, "title": title} for row, title in enumerate(FILMS)])
     frozen = Path(folder).parent / "frozen"
     args = LLMSRecConfig(
@@ -80,3 +80,4 @@ def write_frozen(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]))
+    end_processes()

@@ -1,8 +1,5 @@
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,27 +10,20 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("run.py")
 
 
-def launch(folder, batch_size, processes):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = command if processes > 1 else [sys.executable]
-    subprocess.run(
-        [*command, str(SCRIPT), str(folder), str(batch_size)],
-        check=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+def run(launch, folder, batch_size, processes):
+    launch(SCRIPT, folder, batch_size, processes=processes)
     vectors = load_file(folder / "item_index.safetensors")["vectors"]
     return json.loads((folder / "result.json").read_text()), load_file(folder / "model.safetensors"), vectors
 
 
 @pytest.mark.distributed
-def test_two_processes_take_the_steps_of_one_though_every_term_couples_rows(tmp_path):
+def test_two_processes_take_the_steps_of_one_though_every_term_couples_rows(tmp_path, launch):
     spec = importlib.util.spec_from_file_location("llm_srec_run", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.write_frozen(tmp_path / "frozen")
-    one, weights, vectors = launch(tmp_path / "one", batch_size=8, processes=1)
-    two, other_weights, other_vectors = launch(tmp_path / "two", batch_size=4, processes=2)
+    one, weights, vectors = run(launch, tmp_path / "one", batch_size=8, processes=1)
+    two, other_weights, other_vectors = run(launch, tmp_path / "two", batch_size=4, processes=2)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)

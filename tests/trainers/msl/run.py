@@ -11,6 +11,7 @@ from datasets import Dataset
 from hf_rec import Catalog, MSLConfig, MSLTrainer
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
 from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
+from hf_rec.processes import end_processes
 
 
 FILMS = ["Alien", "Aliens", "Alien 3", "Solaris", "Solaris", "The Fly", "The Fly II", "Amélie", "Stalker", "Heat"]
@@ -28,7 +29,6 @@ def rows(count, seed):
 
 
 def main(folder: str, batch_size: int) -> None:
-    torch.set_num_threads(1)
     tokenizer = new_tokenizer(FILMS, 300)
     catalog = Catalog.from_records([{"item_id": row, "title": title} for row, title in enumerate(FILMS)])
     args = MSLConfig(
@@ -64,3 +64,4 @@ def main(folder: str, batch_size: int) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]))
+    end_processes()

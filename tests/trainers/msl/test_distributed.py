@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,22 +9,15 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("run.py")
 
 
-def launch(folder, batch_size, processes):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = command if processes > 1 else [sys.executable]
-    subprocess.run(
-        [*command, str(SCRIPT), str(folder), str(batch_size)],
-        check=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+def run(launch, folder, batch_size, processes):
+    launch(SCRIPT, folder, batch_size, processes=processes)
     return json.loads((folder / "result.json").read_text()), load_file(folder / "model.safetensors")
 
 
 @pytest.mark.distributed
-def test_two_processes_take_the_steps_of_one(tmp_path):
-    one, weights = launch(tmp_path / "one", batch_size=8, processes=1)
-    two, other_weights = launch(tmp_path / "two", batch_size=4, processes=2)
+def test_two_processes_take_the_steps_of_one(tmp_path, launch):
+    one, weights = run(launch, tmp_path / "one", batch_size=8, processes=1)
+    two, other_weights = run(launch, tmp_path / "two", batch_size=4, processes=2)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["tau"] == pytest.approx(one["tau"], rel=1e-6)

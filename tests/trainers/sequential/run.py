@@ -9,6 +9,7 @@ from datasets import Dataset
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
 from hf_rec.data.catalog import Catalog
 from hf_rec.models import SASRecConfig, SASRecModel
+from hf_rec.processes import end_processes
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer
 
@@ -64,6 +65,6 @@ def run(folder: str, batch_size: int, loss_type: str) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     for loss in ("ce", "sce", "bce"):
         run(f"{sys.argv[1]}/{loss}", int(sys.argv[2]), loss)
+    end_processes()

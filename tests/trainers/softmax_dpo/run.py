@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from hf_rec import Catalog, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
+from hf_rec.processes import end_processes
 
 
 FILMS = ["Alien", "Aliens", "Alien 3", "Solaris", "Solaris", "The Fly", "The Fly II", "Amélie", "Stalker", "Heat"]
@@ -41,7 +42,6 @@ def policy(tokenizer):
 
 
 def main(folder: str, batch_size: int, zero_stage: int | None = None) -> None:
-    torch.set_num_threads(1)
     tokenizer = new_tokenizer(FILMS, 300)
     catalog = Catalog.from_records([{"item_id": row, "title": title} for row, title in enumerate(FILMS)])
     args = SoftmaxDPOConfig(
@@ -94,3 +94,4 @@ def main(folder: str, batch_size: int, zero_stage: int | None = None) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    end_processes()

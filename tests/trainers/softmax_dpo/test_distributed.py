@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,31 +9,24 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("run.py")
 
 
-def launch(folder, batch_size, processes, *zero_stage):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = command if processes > 1 else [sys.executable]
-    subprocess.run(
-        [*command, str(SCRIPT), str(folder), str(batch_size), *map(str, zero_stage)],
-        check=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+def run(launch, folder, batch_size, processes, *zero_stage):
+    launch(SCRIPT, folder, batch_size, *zero_stage, processes=processes)
     assert not (folder / "ref").exists()
     return json.loads((folder / "result.json").read_text()), load_file(folder / "adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("one"), 8, 1)
+def one_process(tmp_path_factory, launch):
+    return run(launch, tmp_path_factory.mktemp("one"), 8, 1)
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("zero_stage", [None, 2], ids=["ddp", "zero-2"])
-def test_two_processes_take_the_steps_of_one_against_a_frozen_adapter(tmp_path, one_process, zero_stage):
+def test_two_processes_take_the_steps_of_one_against_a_frozen_adapter(tmp_path, launch, one_process, zero_stage):
     if zero_stage is not None:
         pytest.importorskip("deepspeed")
     one, weights = one_process
-    two, other_weights = launch(tmp_path, 4, 2, *([] if zero_stage is None else [zero_stage]))
+    two, other_weights = run(launch, tmp_path, 4, 2, *([] if zero_stage is None else [zero_stage]))
     assert (one["processes"], two["processes"]) == (1, 2)
     for entry, other in zip(one["logs"], two["logs"], strict=True):
         assert other == pytest.approx(entry, rel=1e-3, abs=1e-5)
