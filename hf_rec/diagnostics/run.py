@@ -68,6 +68,7 @@ def diagnose(
     if not len(rows):
         raise ValueError("`rows` is empty: there is nothing to rank.")
     ranked = rank_targets(recommender, rows, settings)
+    warm_users = set(map(str, column_values(train, USER_ID).to_pylist()))
     result = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -79,9 +80,7 @@ def diagnose(
         "rows": len(rows),
         "order": order_sensitivity(recommender, rows, settings, seed, ranked),
         "history_length": by_history_length(ranked, rows, settings.k),
-        "warmth": by_warmth(
-            ranked, rows, seen_items(train), set(map(str, column_values(train, USER_ID).to_pylist())), settings.k
-        ),
+        "warmth": by_warmth(ranked, rows, seen_items(train), warm_users, settings.k),
     }
     if lengths:
         result["events_given"] = by_events_given(recommender, rows, lengths, settings)
