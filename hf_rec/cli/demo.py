@@ -1,13 +1,16 @@
 """`hf-rec demo`: the whole story on generated data."""
 
 import argparse
+from typing import Any
 
 
-def add_demo(commands) -> argparse.ArgumentParser:
+def add_demo(commands: Any) -> argparse.ArgumentParser:
+    """Add `hf-rec demo` to the parser of all commands."""
     parser = commands.add_parser(
         "demo",
-        help="train two tiny language models on generated data, rank, compare; minutes on a CPU",
-        description="Plain SFT against MSL against popularity on generated data, from the log to the report.",
+        help="train four tiny models on generated data, rank, compare; minutes on a CPU",
+        description="Two language models (plain SFT, MSL) and two sequence models (SASRec with cross-entropy and with "
+        "SCE) against three controls on generated data, from the log to the report.",
     )
     parser.add_argument(
         "--out", default="runs/demo", metavar="DIR", help="folder of everything (default: %(default)s)"

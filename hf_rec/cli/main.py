@@ -8,6 +8,7 @@ Each command imports what it needs when it runs, so that `hf-rec --help` answers
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import hf_rec
 from hf_rec.cli.demo import add_demo
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (sequence of `str`, *optional*): Words after `hf-rec`; those of the process where not given.
 
     Returns:
-        `int`: Exit code: 0, 2 for input that cannot be used (the message says why), 130 after Ctrl-C.
+        `int`: Exit code: 0, 2 for input that cannot be used (one line says why), 130 after Ctrl-C.
     """
     args = build_parser().parse_args(argv)
     try:
@@ -48,9 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the words of a command in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; making it imports no model code."""
-    parser = argparse.ArgumentParser(prog="hf-rec", description=hf_rec.__doc__.strip().splitlines()[0])
+    parser = OneLineParser(prog="hf-rec", description=(hf_rec.__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--version", action="version", version=f"hf_rec {hf_rec.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (add_demo, add_prepare, add_recommend, add_evaluate, add_diagnose, add_shuffle, add_report):

@@ -3,21 +3,27 @@
 import argparse
 import json
 import os
+from typing import TYPE_CHECKING, Any
 
-from hf_rec.cli.model_flags import add_model_flags
+from hf_rec.cli.model_flags import add_model_flags, check_model_flags, load_model
 
 
-def add_recommend(commands) -> argparse.ArgumentParser:
+if TYPE_CHECKING:
+    from hf_rec.data.catalog import Catalog
+    from hf_rec.recommenders.contract import RawId
+
+
+def add_recommend(commands: Any) -> argparse.ArgumentParser:
+    """Add `hf-rec recommend` to the parser of all commands."""
     parser = commands.add_parser(
         "recommend",
         help="the next items for one history",
         description="Recommend the items that follow a history.",
         epilog='example: hf-rec recommend --model runs/demo/msl --history "Star Harbour" "Iron Orchard" --k 5',
     )
-    add_model_flags(parser)
+    add_model_flags(parser, ranks_split=False)
     parser.add_argument("--history", nargs="+", required=True, metavar="ITEM", help="raw ids or titles, oldest first")
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: %(default)s)")
-    parser.add_argument("--num-beams", type=int, help="width of the search (default: twice --k)")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="ids or titles not to recommend")
     parser.add_argument("--exclude-history", action="store_true", help="recommend nothing that is in the history")
     parser.add_argument("--allow", nargs="+", metavar="ITEM", help="ids or titles, nothing else may be recommended")
@@ -31,11 +37,11 @@ def _recommend(args: argparse.Namespace) -> None:
 
     from transformers.utils import logging
 
-    from hf_rec.hub import load_recommender
     from hf_rec.recommenders.language_model import LanguageModelRecommender
 
+    check_model_flags(args)
     logging.disable_progress_bar()
-    recommender = load_recommender(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
+    recommender = load_model(args)
     catalog = recommender.catalog
     history = [find_item(catalog, item, "--history")[0] for item in args.history]
     exclude = [item_id for item in args.exclude for item_id in find_item(catalog, item, "--exclude")]
@@ -58,28 +64,25 @@ def _recommend(args: argparse.Namespace) -> None:
         _print_recommendations([catalog.text(catalog.row(item_id)) for item_id in history], rows, certified, args.k)
 
 
-def find_item(catalog, text: str, flag: str) -> list:
+def find_item(catalog: "Catalog", text: str, flag: str) -> list["RawId"]:
     """
     Raw ids of what a person named by id or by title; several where items share the title.
 
     Raises:
-        `ValueError`: Names the titles nearest to one that the catalog does not have.
+        `ValueError`: Names the titles and ids nearest to one that the catalog does not have.
     """
-    import difflib
-
     try:
         return [catalog.ids[catalog.row(text)]]
     except ValueError:
         rows = catalog.find_title(text)
     if rows:
         return [catalog.ids[row] for row in rows]
-    titles = {title.lower(): title for title in catalog.titles or [] if title}
-    close = [titles[name] for name in difflib.get_close_matches(text.lower(), titles, n=3, cutoff=0.5)]
+    close = catalog.nearest(text)
     hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "Give an id or a whole title."
     raise ValueError(f"`{flag}` {text!r} is neither an id nor a title of the {len(catalog)} items. {hint}")
 
 
-def _title(catalog, item_id) -> str | None:
+def _title(catalog: "Catalog", item_id: "RawId") -> str | None:
     return catalog.titles[catalog.row(item_id)] if catalog.titles is not None else None
 
 

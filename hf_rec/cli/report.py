@@ -1,9 +1,11 @@
 """`hf-rec report`: tables and figures from measured runs."""
 
 import argparse
+from typing import Any
 
 
-def add_report(commands) -> argparse.ArgumentParser:
+def add_report(commands: Any) -> argparse.ArgumentParser:
+    """Add `hf-rec report` to the parser of all commands."""
     parser = commands.add_parser(
         "report",
         help="tables and figures from the files of measured and trained runs",

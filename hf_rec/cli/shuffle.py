@@ -1,9 +1,10 @@
 """`hf-rec shuffle`: prepared data whose training histories are in random order."""
 
 import argparse
+from typing import Any
 
 
-def add_shuffle(commands) -> argparse.ArgumentParser:
+def add_shuffle(commands: Any) -> argparse.ArgumentParser:
     """Add `hf-rec shuffle` to the parser of all commands."""
     parser = commands.add_parser(
         "shuffle",

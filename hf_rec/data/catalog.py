@@ -5,6 +5,7 @@ Item text is data from strangers. It is cleaned once, here, by a stated policy t
 the string as published is kept beside it.
 """
 
+import difflib
 import hashlib
 import html
 import json
@@ -161,10 +162,10 @@ class Catalog:
         if row is None:
             row = self._rows_by_spelling.get(str(raw_id))
         if row is None:
-            raise ValueError(
-                f"Item {raw_id!r} is not among the {len(self)} items of the catalog. Give a raw item id (first ones: "
-                f"{self.ids[:3]}), or look a title up with `find_title`."
-            )
+            hint = f"Give a raw item id (first ones: {self.ids[:3]}), or look a title up with `find_title`."
+            if isinstance(raw_id, str) and (rows := self.find_title(raw_id)):
+                hint = f"It is the title of {' and '.join(repr(self.ids[found]) for found in rows)}: give the id."
+            raise ValueError(f"Item {raw_id!r} is not among the {len(self)} items of the catalog. {hint}")
         return row
 
     def rows(self, raw_ids: Iterable[str | int]) -> list[int]:
@@ -180,6 +181,12 @@ class Catalog:
         title = clean_title(title)
         exact, folded = self._rows_by_title
         return list(exact.get(title) or folded.get(title.casefold(), ()))
+
+    def nearest(self, text: str, count: int = 3) -> list[str]:
+        """At most `count` ids and titles that look most like `text`, whatever their case; `[]` where none does."""
+        known = {str(item_id).lower(): str(item_id) for item_id in self.ids}
+        known |= {title.lower(): title for title in self.titles or () if title}
+        return [known[name] for name in difflib.get_close_matches(text.lower(), known, n=count, cutoff=0.5)]
 
     def text(self, row: int) -> str:
         """What an item is called in prompts: its title, or a name made of its id where it has none. Never empty."""

@@ -17,6 +17,7 @@ from hf_rec.arguments import select_rows
 from hf_rec.demo.tables import metric, results_table, show_users
 from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, Size, train_model
 from hf_rec.evaluation.cost import measured_cost
+from hf_rec.recommenders.control_list import CONTROLS, make_control
 
 
 if TYPE_CHECKING:
@@ -28,12 +29,8 @@ if TYPE_CHECKING:
 
 MARKER = "hf_rec_demo.json"  # says that a folder is ours to overwrite
 ASK_FOR = '"Letters from Lisbon" "Star Harbour 2: The Long Tide" "Star Harbour 3: Salt Moon"'
-CONTROL_NAMES = {
-    "popularity": "popularity",
-    "recent": "recent popularity",
-    "last-item": "last-item neighbour",
-}
-NAMES = CONTROL_NAMES | {folder: method["name"] for folder, method in (SEQUENCE_MODELS | LANGUAGE_MODELS).items()}
+NAMES = {name: entry.label for name, entry in CONTROLS.items()}
+NAMES |= {folder: method["name"] for folder, method in (SEQUENCE_MODELS | LANGUAGE_MODELS).items()}
 
 
 def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: bool = False) -> dict[str, float]:
@@ -118,18 +115,12 @@ def _make_data(folder: Path, size: Size, seed: int, console: "Console") -> tuple
 def _make_controls(catalog: "Catalog", train: "Dataset", seed: int) -> dict[str, tuple["Recommender", dict[str, Any]]]:
     """Folder -> recommender and what it took."""
     from hf_rec.data.splits import distinct_labels
-    from hf_rec.recommenders.controls import LastItemRecommender, PopularityRecommender
 
-    makers = {
-        "popularity": lambda: PopularityRecommender(catalog, train),
-        "recent": lambda: PopularityRecommender(catalog, train, window=max(len(train) // 10, 1)),
-        "last-item": lambda: LastItemRecommender(catalog, train),
-    }
     made = {}
-    for folder, make in makers.items():
+    for name in CONTROLS:
         with measured_cost(training_rows=len(train), distinct_labels=distinct_labels(train), seed=seed) as cost:
-            control = make()
-        made[folder] = control, cost
+            control = make_control(name, catalog, train)
+        made[name] = control, cost
     return made
 
 
@@ -141,7 +132,7 @@ def _measure(
     from hf_rec.evaluation.full import evaluate_recommender
     from hf_rec.hub import save_control
 
-    for folder in CONTROL_NAMES:
+    for folder in CONTROLS:
         save_control(out / folder, trained[folder][0])
     results = {}
     for folder, (recommender, cost) in trained.items():

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hf_rec.metrics.significance import cluster_bootstrap, holm, sign_flip_test
 
 FORMAT, FORMAT_VERSION = "hf_rec.evaluation.full", 2
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.parquet"
+TRAINING_ARGS_FILE = "training_args.json"  # of a trainer, beside the weights
 TITLE_LEVEL = "level=title/"  # stands before the metric in a key; item level is not marked
 
 RunPath = str | os.PathLike
@@ -115,6 +117,23 @@ def read_predictions(directory: RunPath) -> pa.Table:
     if file_sha256(path) != expected:
         raise ValueError(f"{path} has changed since its {METRICS_FILE} was written: measure the model again.")
     return pq.read_table(path)
+
+
+def method_name(model: RunPath) -> str:
+    """
+    What the method in a model folder is called in tables: as it was measured before below the folder, else by
+    `run_name` of its training, else by the folder.
+    """
+    folder = Path(model)
+    names = set()
+    for path in folder.glob(f"*/{METRICS_FILE}"):
+        with suppress(ValueError):  # a file that cannot be read names nothing
+            names.add(read_metrics(path.parent)["name"])
+    if len(names) == 1:
+        return names.pop()
+    arguments = folder / TRAINING_ARGS_FILE
+    run_name = json.loads(arguments.read_text(encoding="utf-8")).get("run_name") if arguments.is_file() else None
+    return run_name or folder.resolve().name
 
 
 def row_values(predictions: pa.Table, metric: str) -> np.ndarray:

@@ -26,7 +26,7 @@ from hf_rec.hub.files import (
     tokenizer_sha256,
 )
 from hf_rec.recommenders.contract import Recommender
-from hf_rec.recommenders.controls import CONTROLS
+from hf_rec.recommenders.controls import CONTROL_KINDS
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.recommenders.sequence import SequenceRecommender
@@ -141,7 +141,7 @@ def _load_control(folder: Path, index: dict, catalog: Catalog, device, dtype) ->
         arrays = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or corrupted ({error}). Copy the folder again.") from error
-    return CONTROLS[index["kind"]].from_state(catalog, index["extra"], arrays)
+    return CONTROL_KINDS[index["kind"]].from_state(catalog, index["extra"], arrays)
 
 
 def _load_sequence_model(folder: Path, index: dict, catalog: Catalog, device, dtype) -> SequenceRecommender:
@@ -154,7 +154,7 @@ _LOADERS: dict[str, Callable] = {
     "language_model": _load_language_model,
     SequenceRecommender.kind: _load_sequence_model,
     RetrievalRecommender.kind: RetrievalRecommender.load,
-} | dict.fromkeys(CONTROLS, _load_control)
+} | dict.fromkeys(CONTROL_KINDS, _load_control)
 
 
 def _local_folder(folder_or_hub_id: str | os.PathLike, revision: str | None) -> Path:

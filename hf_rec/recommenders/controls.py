@@ -12,10 +12,26 @@ import numpy as np
 
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET, TIMESTAMP
 from hf_rec.data.catalog import Catalog
+from hf_rec.recommenders.control_list import CONTROLS
 from hf_rec.recommenders.exact import ExactRecommender
 
 
-class PopularityRecommender(ExactRecommender):
+class Control(ExactRecommender):
+    """Base of the controls: what a folder keeps of them."""
+
+    kind: str
+
+    @classmethod
+    def from_state(cls, catalog: Catalog, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Control":
+        """The control whose `state()` this was."""
+        raise NotImplementedError
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Settings (JSON) and arrays from which `from_state` makes this control again."""
+        raise NotImplementedError
+
+
+class PopularityRecommender(Control):
     """
     The most frequent items, the same for everyone. The score is the count.
 
@@ -43,21 +59,19 @@ class PopularityRecommender(ExactRecommender):
         self.counts = _count(items, catalog)
 
     @classmethod
-    def from_state(cls, catalog: Catalog, settings: dict[str, Any], arrays: dict[str, np.ndarray]):
-        """The recommender whose `state()` this was."""
+    def from_state(cls, catalog: Catalog, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Control":
         recommender = cls(catalog, [], settings.get("window"))
         recommender.counts = _checked(arrays["counts"], catalog)
         return recommender
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Settings (JSON) and arrays from which `from_state` makes this recommender again."""
         return {"window": self.window}, {"counts": self.counts}
 
     def _score_all_rows(self, histories, timestamps) -> np.ndarray:
         return np.tile(self.counts.astype(np.float32), (len(histories), 1))
 
 
-class LastItemRecommender(ExactRecommender):
+class LastItemRecommender(Control):
     """
     The items that most often came right after the last item of the history; behind them all others by popularity.
 
@@ -82,15 +96,13 @@ class LastItemRecommender(ExactRecommender):
         self.pairs, self.pair_counts = np.unique(np.array(keys, dtype=np.int64), return_counts=True)
 
     @classmethod
-    def from_state(cls, catalog: Catalog, settings: dict[str, Any], arrays: dict[str, np.ndarray]):
-        """The recommender whose `state()` this was."""
+    def from_state(cls, catalog: Catalog, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Control":
         recommender = cls(catalog, [])
         recommender.counts = _checked(arrays["counts"], catalog)
         recommender.pairs, recommender.pair_counts = arrays["pairs"], arrays["pair_counts"]
         return recommender
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Settings (JSON) and arrays from which `from_state` makes this recommender again."""
         return {}, {"counts": self.counts, "pairs": self.pairs, "pair_counts": self.pair_counts}
 
     def _score_all_rows(self, histories, timestamps) -> np.ndarray:
@@ -105,7 +117,10 @@ class LastItemRecommender(ExactRecommender):
         return scores.astype(np.float32)
 
 
-CONTROLS = {control.kind: control for control in (PopularityRecommender, LastItemRecommender)}
+# By the kind that stands in a folder. Two controls of the list may share a class
+CONTROL_KINDS: dict[str, type[Control]] = {
+    make.kind: make for make in (globals()[entry.class_name] for entry in CONTROLS.values())
+}
 
 
 def _events(row: dict[str, Any]) -> list[int]:

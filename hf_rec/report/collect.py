@@ -149,9 +149,12 @@ def _sections(measured: dict[Path, dict]) -> list[Section]:
             runs = [measured[path] for path in paths]
             method = Method(name if names.count(name) == 1 else f"{name} ({search})", paths, runs)
             if len(set(map(str, method.seeds))) < len(runs):
+                seeds = ", ".join(map(str, method.seeds))
                 raise ValueError(
-                    f"The runs {', '.join(map(str, paths))} share the name {name!r} and the seed: measure them under "
-                    "names that tell them apart, or with the seed in `cost`."
+                    f"The runs {', '.join(map(str, paths))} share the name {name!r}, and their seeds ({seeds}) do not "
+                    f"tell them apart. Measure one again under a name of its own, `hf-rec evaluate --name ...`. Runs "
+                    f"of one name are taken for seeds of one method; the seed of a run stands under `cost` in its "
+                    f"{METRICS_FILE}."
                 )
             listed.append(method)
         found.append(Section(listed))

@@ -1,6 +1,7 @@
 """The command line as a person uses it: help at once, right words, one clean message for bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from hf_rec.cli.prepare import SOURCES
 from hf_rec.data.prepare import SPLIT_RULES, prepare, source_loaders
 from hf_rec.demo import run as demo_run
 from hf_rec.hub import save_control, save_recommender
+from hf_rec.recommenders.control_list import CONTROLS
 from hf_rec.recommenders.controls import LastItemRecommender, PopularityRecommender
 
 
@@ -129,7 +131,7 @@ def test_an_unknown_title_without_neighbours_says_what_to_give(folders, capsys):
     assert "Give an id or a whole title" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("control", evaluate.CONTROLS)
+@pytest.mark.parametrize("control", CONTROLS)
 def test_evaluate_measures_a_control(folders, tmp_path, control, capsys):
     code = run(
         "evaluate", "--control", control, "--data", folders / "data", "--out", tmp_path / control, "--limit", 10
@@ -216,9 +218,9 @@ def test_recent_popularity_counts_the_newest_tenth_or_the_window(folders, flags,
 
     catalog, splits, _ = load_prepared(folders / "data")
     words = ["evaluate", "--control", "recent", "--data", "x", "--out", "y", *flags]
-    recent, cost = evaluate._make_control(cli.build_parser().parse_args(words), catalog, splits["train"])
+    recent, cost, name = evaluate._control(cli.build_parser().parse_args(words), catalog, splits)
     assert isinstance(recent, PopularityRecommender)
-    assert recent.window == window
+    assert recent.window == window and name == "recent"
     assert cost["training_rows"] == 40
 
 
@@ -226,7 +228,88 @@ def test_recent_popularity_counts_the_newest_tenth_or_the_window(folders, flags,
 def test_flags_of_language_models_are_refused_for_others(folders, tmp_path, flags, capsys):
     words = ("--data", folders / "data", "--out", tmp_path / "out", *flags)
     assert run("evaluate", "--model", folders / "model", *words) == cli.BAD_INPUT
-    assert f"`{flags[0]}` goes with language models" in capsys.readouterr().err
+    assert f"`{flags[0]}` has no effect for" in capsys.readouterr().err
+
+
+IGNORED = [
+    (["evaluate", "--control", "popularity", "--candidates", "5", "--seen", "mask"], "--seen"),
+    (["evaluate", "--control", "popularity", "--candidates", "5", "--seen", "keep"], "--seen"),
+    (["evaluate", "--model", "MODEL", "--candidates", "5", "--num-beams", "77"], "--num-beams"),
+    *[
+        (["evaluate", "--control", "popularity", flag, value], flag)
+        for flag, value in {
+            "--tau": "3",
+            "--scoring": "full_vocab",
+            "--fit-tau": "validation",
+            "--device": "cpu",
+            "--dtype": "float32",
+            "--revision": "main",
+            "--num-beams": "20",
+            "--window": "2",
+        }.items()
+    ],
+    (["evaluate", "--model", "MODEL", "--window", "2"], "--window"),
+    (["evaluate", "--model", "MODEL", "--revision", "main"], "--revision"),
+    (["evaluate", "--model", "MODEL", "--num-beams", "20"], "--num-beams"),
+    (["evaluate", "--model", "MODEL", "--dtype", "float32"], "--dtype"),
+    (["diagnose", "--control", "recent", "--device", "cpu"], "--device"),
+    (["diagnose", "--control", "recent", "--num-beams", "20"], "--num-beams"),
+    (["diagnose", "--control", "recent", "--transfer", "DATA"], "--transfer"),
+    (["diagnose", "--control", "recent", "--shuffled-model", "MODEL"], "--shuffled-model"),
+    (["diagnose", "--model", "MODEL", "--revision", "main"], "--revision"),
+    (["recommend", "--model", "MODEL", "--history", "Signal", "--num-beams", "20"], "--num-beams"),
+    (["recommend", "--model", "MODEL", "--history", "Signal", "--revision", "main"], "--revision"),
+]
+
+
+@pytest.mark.parametrize(("words", "flag"), IGNORED, ids=lambda value: None if isinstance(value, list) else value)
+def test_a_flag_that_would_change_nothing_is_refused(folders, tmp_path, words, flag, capsys):
+    words = [{"MODEL": folders / "model", "DATA": folders / "data"}.get(word, word) for word in words]
+    rows = [] if words[0] == "recommend" else ["--data", folders / "data", "--out", tmp_path / "out", "--limit", 3]
+    assert run(*words, *rows) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert f"`{flag}`" in error and "no effect" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "diagnose", "recommend"])
+def test_a_device_or_a_dtype_that_does_not_exist_is_named_in_one_line(folders, tmp_path, command, capsys):
+    words = (
+        ["--history", "Signal"] if command == "recommend" else ["--data", folders / "data", "--out", tmp_path / "o"]
+    )
+    words = [command, "--model", folders / "model", *words]
+    for device in ("cuda:9", "bananas", "meta"):
+        assert run(*words, "--device", device) == cli.BAD_INPUT
+        error = capsys.readouterr().err
+        assert f"`--device` '{device}' cannot be used" in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        run(*words, "--dtype", "bananas")
+    error = capsys.readouterr().err
+    assert stop.value.code == cli.BAD_INPUT and error.count("\n") == 1
+    assert "--dtype" in error and "'bananas'" in error and "bfloat16" in error
+
+
+def test_an_unknown_id_names_the_nearest_one(folders, capsys):
+    item_id = Catalog.load(folders / "data").ids[0]
+    assert run("recommend", "--model", folders / "model", "--history", f"{item_id} ") == cli.BAD_INPUT
+    assert f"Did you mean '{item_id}'" in capsys.readouterr().err
+
+
+def test_a_method_keeps_the_name_that_its_training_gave_it(folders, tmp_path):
+    shutil.copytree(folders / "model", tmp_path / "mine")
+    out = tmp_path / "mine" / "test"
+    words = ("evaluate", "--model", tmp_path / "mine", "--data", folders / "data", "--out", out, "--limit", 3)
+
+    def name(*more):
+        assert run(*words, *more) == 0
+        return json.loads((out / "metrics.json").read_text())["name"]
+
+    assert name() == "mine"
+    shutil.rmtree(out)
+    (tmp_path / "mine" / "training_args.json").write_text(json.dumps({"run_name": "MSL mine"}))
+    assert name() == "MSL mine"
+    assert name("--name", "first") == "first"
+    assert name() == "first"
 
 
 def test_the_demo_refuses_a_folder_that_it_did_not_write(tmp_path, capsys):

@@ -71,6 +71,9 @@ class TestLookup:
         assert catalog.find_title("HEAT") == [0, 1, 3]
         assert catalog.find_title("alien & co") == [2]
         assert catalog.find_title("") == []
+        with pytest.raises(ValueError, match=f"It is the title of {catalog.ids[0]!r} and {catalog.ids[3]!r}: give"):
+            catalog.row("Heat")
+        assert "Heat" in catalog.nearest("haet") and str(catalog.ids[0]) in catalog.nearest(f"{catalog.ids[0]} ")
         assert Catalog.from_records([{"item_id": 1}]).find_title("x") == []
 
     def test_text_is_never_empty_and_never_shared_by_untitled_items(self):

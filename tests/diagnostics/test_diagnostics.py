@@ -14,8 +14,9 @@ from hf_rec.data.shuffling import shuffle_histories, write_shuffled
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training, user_vectors
 from hf_rec.diagnostics.other_domain import moved_to, transfer
 from hf_rec.diagnostics.ranks import RankSettings, paired_change, rank_targets
-from hf_rec.diagnostics.run import diagnose, to_markdown
+from hf_rec.diagnostics.run import diagnose
 from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
+from hf_rec.diagnostics.tables import to_markdown
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 from hf_rec.recommenders.controls import PopularityRecommender
 from hf_rec.recommenders.exact import ExactRecommender

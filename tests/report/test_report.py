@@ -165,7 +165,7 @@ class TestCollect:
     def test_runs_that_cannot_be_told_apart_are_refused(self, tmp_path):
         for name in "ab":
             make_run(tmp_path / name, "SFT", [0] * 40, seed=1)
-        with pytest.raises(ValueError, match="share the name 'SFT' and the seed"):
+        with pytest.raises(ValueError, match=r"share the name 'SFT', and their seeds \(1, 1\).*--name.*metrics.json"):
             collect([tmp_path / "a", tmp_path / "b"])
 
     def test_folders_without_runs_are_named(self, tmp_path):
