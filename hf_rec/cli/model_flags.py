@@ -32,7 +32,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, ranks_split: bool) -> No
     parser.add_argument("--revision", help="revision of a repository on the Hub (default: its main branch)")
     parser.add_argument("--device", help="e.g. cpu or cuda:0 (default: an accelerator if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format of the weights (default: as saved)")
-    parser.add_argument("--num-beams", type=int, help="width of the search (default: twice the length of the lists)")
+    parser.add_argument("--num-beams", type=int, help="width of the search (default: twice the list, at least 20)")
     if ranks_split:
         parser.add_argument("--batch-size", type=int, help="histories ranked at a time (default: that of the model)")
 

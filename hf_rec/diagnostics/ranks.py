@@ -30,7 +30,7 @@ class RankSettings:
     Attributes:
         k (`int`): Length of the lists, and cut-off of NDCG and hit rate.
         seen (`str`): `"keep"`, or `"mask"` to keep the items of a history out of its list.
-        num_beams (`int` or `None`): Width of a search; `None` for `2 * k`.
+        num_beams (`int` or `None`): Width of a search; `None` for `2 * k`, but at least 20.
         batch_size (`int` or `None`): Histories ranked at a time.
     """
 
@@ -68,9 +68,7 @@ class RankedTargets:
 
 def rank_targets(recommender: "Recommender", rows: "Dataset", settings: RankSettings) -> RankedTargets:
     """Rank the targets of some rows."""
-    ranker = TargetRanker(
-        recommender, settings.k, settings.seen, settings.num_beams or 2 * settings.k, settings.batch_size
-    )
+    ranker = TargetRanker(recommender, settings.k, settings.seen, settings.num_beams, settings.batch_size)
     found = ranker.rank(rows, range(len(rows)), show_progress=True)
     numbers = column_values(rows, USER_ID).to_pylist() if USER_ID in rows.column_names else range(len(rows))
     users = list(map(str, numbers))

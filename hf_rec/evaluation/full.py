@@ -98,7 +98,7 @@ def evaluate_recommender(
         name (`str`):
             Name of the method in tables. Runs that differ in `cost["seed"]` alone share it.
         num_beams (`int`, *optional*):
-            Width of the beam search, twice `max(ks)` unless given.
+            Width of the beam search; twice `max(ks)` but at least 20 unless given.
         warm_items (`Collection[int]`, *optional*):
             Catalog rows that occur in training. With it, warm and cold targets are reported apart.
         cost (`dict`, *optional*):
@@ -118,7 +118,6 @@ def evaluate_recommender(
     rows = dataset[split] if isinstance(dataset, dict) else dataset
     ks = tuple(sorted(set(ks)))
     _check_arguments(rows, recommender.catalog, ks, seen, split_rule, name, num_beams, batch_size)
-    num_beams = num_beams or 2 * max(ks)
     state, start = process_state(), time.perf_counter()
     ranker = TargetRanker(recommender, max(ks), seen, num_beams, batch_size)
     shard = ranker.rank(rows, range(state.process_index, len(rows), state.num_processes), state.is_main_process)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, ITEM_ROWS, TARGET
+from hf_rec.evaluation.protocol import Seen
 from hf_rec.metrics.ranking import NOT_LISTED, count_nan, list_bounds, rank_bounds
 
 
@@ -31,16 +32,20 @@ class TargetRanker:
             Length of the lists.
         seen (`str`):
             `"keep"`, or `"mask"` to keep the items of a history out of its list.
-        num_beams, batch_size (`int`):
+        num_beams (`int`, *optional*), batch_size (`int`, *optional*):
             Passed on to `recommend`.
     """
 
-    def __init__(self, recommender: "Recommender", k: int, seen: str, num_beams: int, batch_size: int | None):
+    def __init__(
+        self, recommender: "Recommender", k: int, seen: Seen, num_beams: int | None, batch_size: int | None
+    ) -> None:
+        from hf_rec.recommenders.contract import default_num_beams
+
         self.recommender, self.catalog = recommender, recommender.catalog
         self.k, self.mask, self.batch_size = k, seen == "mask", batch_size
         self.exact = callable(getattr(recommender, "score_all", None))
-        self.num_beams = None if self.exact else num_beams
-        self.search = "exact" if self.exact else f"beam{num_beams}"
+        self.num_beams = None if self.exact else num_beams or default_num_beams(k)
+        self.search = "exact" if self.num_beams is None else f"beam{self.num_beams}"
         trie, num_items = getattr(recommender, "trie", None), len(self.catalog)
         self.of_title = _shared(map(self.catalog.text, range(num_items)))
         self.of_leaf = {} if trie is None else _shared(trie.row_leaf(num_items).tolist())

@@ -21,6 +21,11 @@ _PROGRESS_DELAY = 3.0  # seconds before a progress bar appears
 _MOST_PLACES = 2**20  # that may be asked for beyond the items of a catalog, as each costs memory for every user
 
 
+def default_num_beams(k: int) -> int:
+    """Width of a search for lists of `k` items. With fewer than 20 the head of a list would depend on its length."""
+    return max(2 * k, 20)
+
+
 @dataclass(frozen=True)
 class Recommendations:
     """

@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.models.evaluation_mode import evaluation_mode
-from hf_rec.recommenders.contract import RankedRows, Recommender
+from hf_rec.recommenders.contract import RankedRows, Recommender, default_num_beams
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
 from hf_rec.search.logits_process import TrieLogitsProcessor, check_scoring
 from hf_rec.trie.csr import TrieCSR
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hf_rec.data.prompts.next_item import Prompt
 
 _BEAMS_AT_ONCE = 4096  # of all users in one search; bounds its memory when `k` is large
-_LEAST_BEAMS = 20  # by default: with fewer, the head of a list would depend on its length
 
 
 class LanguageModelRecommender(Recommender):
@@ -150,11 +149,10 @@ class LanguageModelRecommender(Recommender):
 
     def _num_beams(self, k: int, num_beams: int | None) -> int:
         if num_beams is None:
-            num_beams = max(2 * k, _LEAST_BEAMS)
+            num_beams = default_num_beams(k)
         elif num_beams < min(k, len(self.trie)):
             raise ValueError(
-                f"`num_beams` must be at least `k`, {k}, got {num_beams}. Leave it out for max(2 * `k`, "
-                f"{_LEAST_BEAMS})."
+                f"`num_beams` must be at least `k`, {k}, got {num_beams}. Leave it out for {default_num_beams(k)}."
             )
         return min(num_beams, len(self.trie))
 

@@ -274,10 +274,8 @@ def test_a_flag_that_would_change_nothing_is_refused(folders, tmp_path, words, f
 
 @pytest.mark.parametrize("command", ["evaluate", "diagnose", "recommend"])
 def test_a_device_or_a_dtype_that_does_not_exist_is_named_in_one_line(folders, tmp_path, command, capsys):
-    words = (
-        ["--history", "Signal"] if command == "recommend" else ["--data", folders / "data", "--out", tmp_path / "o"]
-    )
-    words = [command, "--model", folders / "model", *words]
+    rows = ["--data", folders / "data", "--out", tmp_path / "out"]
+    words = [command, "--model", folders / "model", *(["--history", "Signal"] if command == "recommend" else rows)]
     for device in ("cuda:9", "bananas", "meta"):
         assert run(*words, "--device", device) == cli.BAD_INPUT
         error = capsys.readouterr().err

@@ -98,7 +98,7 @@ class TestRanks:
         scores = [1, 2, 2, 3, 0, 2]
         exact = evaluate(ScoresEverything(scores), PAIRS, tmp_path / "exact")
         listed = evaluate(ListsOnly(scores), PAIRS, tmp_path / "lists")
-        assert list(listed["metrics"])[0] == "full/search=beam4/seen=keep/split=loo/ndcg@1"
+        assert list(listed["metrics"])[0] == "full/search=beam20/seen=keep/split=loo/ndcg@1"
         assert [value["mean"] for value in listed["metrics"].values()] == pytest.approx(
             [value["mean"] for value in exact["metrics"].values()]
         )
