@@ -19,12 +19,15 @@ def check_field_types(config: Any, owner: type) -> None:
 
     Raises:
         `TypeError`: Names the field, the value and the type it should have.
+        `ValueError`: The same, for text that is none of the choices of a `typing.Literal`.
     """
     hints = typing.get_type_hints(owner)
     for name in owner.__annotations__:
-        value = getattr(config, name)
-        if not fits(value, hints[name]):
-            raise TypeError(f"`{name}` must be {spell(hints[name])}, got {value!r} ({type(value).__name__}).")
+        value, hint = getattr(config, name), hints[name]
+        if not fits(value, hint):
+            has_choices = any(typing.get_origin(part) is typing.Literal for part in (hint, *typing.get_args(hint)))
+            error = ValueError if has_choices and isinstance(value, str) else TypeError
+            raise error(f"`{name}` must be {spell(hint)}, got {value!r} ({type(value).__name__}).")
 
 
 def fits(value: Any, hint: Any, numbers_as_text: bool = False) -> bool:

@@ -7,6 +7,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from hf_rec.fields import check_field_types
+from hf_rec.trainers.selection_metric import smaller_is_better
 
 
 @dataclass
@@ -21,8 +22,7 @@ class RecommenderConfig(TrainingArguments):
             if owner is RecommenderConfig:
                 break
             check_field_types(self, owner)
-        # Trainer takes a larger value for better unless the name ends in "loss"
-        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(("nll", "nll_warm")):
+        if self.greater_is_better is None and smaller_is_better(self.metric_for_best_model or ""):
             self.greater_is_better = False
         # accelerate 1.15 sees several CPU processes only where `use_cpu` says so; each would otherwise train its own
         # model, under `accelerate launch` with `use_cpu: true` too

@@ -1,4 +1,8 @@
-"""A recommender folder as something to train on from: weights that can be trained, and what they were trained with."""
+"""
+Where the training of a language model starts: weights, tokenizer, items, prompt, trie and temperature.
+
+A folder that a trainer of hf_rec wrote brings all of these along; a plain model brings weights and tokenizer.
+"""
 
 import os
 from dataclasses import dataclass
@@ -7,19 +11,28 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from peft import AutoPeftModelForCausalLM, PeftConfig
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from trl import DPOConfig
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub import read_index
-from hf_rec.hub.files import ADAPTER_FILES, INDEX_FILE, NOT_UPLOADED, tokenizer_sha256
+from hf_rec.hub.files import INDEX_FILE, NOT_UPLOADED, tokenizer_sha256
+from hf_rec.models.language.positions import check_positions
+from hf_rec.trainers.causal_lm import load_for_training, refuse_router_loss
+from hf_rec.trainers.language_config import LanguageConfig
 from hf_rec.trie.item_trie import ItemTrie
 
 
+logger = logging.get_logger(__name__)
+
+_CHANGES = ("shortened", "unnamed", "merged")  # counts of `Prompt.report` that a user should see
+_PROMPT_SETTINGS = {"prompt_form": "form", "max_length": "max_length", "max_history": "max_history"}
+
+
 @dataclass(frozen=True)
-class StartingPoint:
+class RecommenderFolder:
     """
     A language model folder that a trainer of hf_rec wrote, its files checked against each other.
 
@@ -38,27 +51,28 @@ class StartingPoint:
     tau: float
 
     @classmethod
-    def find(cls, name: str | os.PathLike, revision: str | None = None) -> "StartingPoint | None":
+    def find(cls, name: str, revision: str | None = None) -> "RecommenderFolder | None":
         """
         Read a folder or a Hub repository; `None` where it holds no `recommender.json`.
 
         Args:
-            name (`str` or `os.PathLike`): Folder, or id on the Hub.
+            name (`str`): Folder, or id on the Hub.
             revision (`str`, *optional*): Branch, tag or commit of the repository.
         """
         folder = Path(name)
         if not folder.is_dir():
             try:
-                hf_hub_download(str(name), INDEX_FILE, revision=revision)
+                hf_hub_download(name, INDEX_FILE, revision=revision)
             except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError):
                 return None
-            folder = Path(snapshot_download(str(name), revision=revision, ignore_patterns=NOT_UPLOADED))
+            folder = Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_UPLOADED))
         if not (folder / INDEX_FILE).is_file():
             return None
         index = read_index(folder)
         if index["kind"] != "language_model":
             raise ValueError(f"`model` {name} is a recommender of the kind {index['kind']!r}, not a language model.")
-        tokenizer, catalog = AutoTokenizer.from_pretrained(folder, trust_remote_code=False), Catalog.load(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        catalog = Catalog.load(folder)
         prompt, trie = Prompt.load(folder, tokenizer, catalog), ItemTrie.load(folder)
         found = {
             "catalog": catalog.sha256,
@@ -76,75 +90,135 @@ class StartingPoint:
 
 
 @dataclass(frozen=True)
-class Items:
-    """What a trainer knows of items; each `None` where there are none."""
+class StartingPoint:
+    """
+    What a trainer of a language model begins with.
 
+    Attributes:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): Its weights can be trained.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Of the model.
+        catalog ([`Catalog`]), prompt ([`Prompt`]), trie ([`ItemTrie`]): The items; each `None` where there are none.
+        tau (`float`): Temperature of the first step.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
     catalog: Catalog | None
     prompt: Prompt | None
     trie: ItemTrie | None
+    tau: float
 
-    @property
-    def hashes(self) -> list[str | None]:
-        """Hash of each."""
-        return [part and part.sha256 for part in (self.catalog, self.prompt, self.trie)]
+    @classmethod
+    def of(
+        cls,
+        model: str | os.PathLike | PreTrainedModel,
+        args: LanguageConfig,
+        *,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        catalog: Catalog | None = None,
+        prompt: Prompt | None = None,
+        trie: ItemTrie | None = None,
+        quantization_config: Any = None,
+    ) -> "StartingPoint":
+        """
+        Put together what a trainer is given, what the folder of its model holds, and what has to be made.
+
+        Args:
+            model (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]): A folder or Hub id (of a recommender, of
+                a model or of an adapter), or a model in memory.
+            args ([`LanguageConfig`]): `model_init_kwargs`, `tau`, and the settings of a new prompt.
+            processing_class, catalog, prompt, trie (*optional*): As given to the trainer. A catalog that is not that
+                of the model's folder is refused.
+            quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
+        """
+        folder, revision = None, (args.model_init_kwargs or {}).get("revision")
+        if not isinstance(model, PreTrainedModel | nn.Module):
+            folder = RecommenderFolder.find(os.fspath(model), revision)
+        if folder is not None:
+            tokenizer = processing_class or folder.tokenizer
+        else:
+            tokenizer = processing_class or _load_tokenizer(model, revision)
+        catalog, prompt, trie = _resolve_items(folder, tokenizer, args, catalog, prompt, trie)
+        if isinstance(model, nn.Module):
+            loaded = model
+            _refuse_unused(args, quantization_config)
+        else:
+            name = os.fspath(model) if folder is None else str(folder.folder)
+            loaded = load_for_training(name, args.model_init_kwargs, quantization_config)
+        refuse_router_loss(loaded)
+        if prompt is not None:
+            check_positions(loaded.config, prompt.max_length)
+        tau = args.tau if args.tau is not None else 1.0 if folder is None else folder.tau
+        return cls(loaded, tokenizer, catalog, prompt, trie, tau)
 
 
-def resolve_items(
-    start: StartingPoint | None,
+def model_name(model: str | os.PathLike | PreTrainedModel) -> str:
+    """What a model is called: the last part of its folder or Hub id, or its class."""
+    name = model.config.name_or_path if isinstance(model, nn.Module) else os.fspath(model)
+    return Path(name).name or type(model).__name__
+
+
+def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of a token to fill masked places with."""
+    tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in tokens if token is not None)
+
+
+def _load_tokenizer(model: str | os.PathLike | PreTrainedModel, revision: str | None) -> PreTrainedTokenizerBase:
+    name = model.config.name_or_path if isinstance(model, nn.Module) else os.fspath(model)
+    if not name:
+        raise ValueError("`processing_class` is required for a model that was not loaded from a folder.")
+    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+
+
+def _resolve_items(
+    folder: RecommenderFolder | None,
     tokenizer: PreTrainedTokenizerBase,
+    args: LanguageConfig,
     catalog: Catalog | None,
     prompt: Prompt | None,
     trie: ItemTrie | None,
-    **prompt_settings: Any,
-) -> Items:
-    """
-    The items as given, those of the model's folder, or made.
-
-    Args:
-        start ([`StartingPoint`] or `None`): The model's folder.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): For a new prompt.
-        catalog, prompt, trie (*optional*): As given to the trainer. A catalog that is not the folder's is refused.
-        prompt_settings: Arguments of a new [`Prompt`].
-    """
-    if start is not None:
-        if catalog is not None and catalog.sha256 != start.catalog.sha256:
+) -> tuple[Catalog | None, Prompt | None, ItemTrie | None]:
+    """The items as given, those of the model's folder, or made."""
+    if folder is not None:
+        if catalog is not None and catalog.sha256 != folder.catalog.sha256:
             raise ValueError(
-                f"`catalog` is not the one that {start.folder} was trained with, so its rows may mean other items. "
+                f"`catalog` is not the one that {folder.folder} was trained with, so its rows may mean other items. "
                 "Prepare the data from the same source, or train a model on this catalog first."
             )
-        return Items(start.catalog, prompt or start.prompt, start.trie if trie is None else trie)
+        catalog, prompt = folder.catalog, prompt or folder.prompt
+        trie = trie or (folder.trie if prompt.sha256 == folder.prompt.sha256 else None)
     if catalog is None:
-        return Items(None, None, trie)
-    prompt = prompt or Prompt(tokenizer, catalog, **prompt_settings)
-    return Items(catalog, prompt, ItemTrie.build(prompt.encode_items()) if trie is None else trie)
+        return None, None, trie
+    if prompt is not None:
+        _warn_of_unused_settings(prompt, args)
+    prompt = prompt or Prompt(
+        tokenizer, catalog, form=args.prompt_form, max_length=args.max_length or 512, max_history=args.max_history
+    )
+    if changed := {name: count for name, count in prompt.report().items() if name in _CHANGES and count}:
+        logger.warning(f"Titles that the prompt had to change: {changed} (see `Prompt.report`).")
+    return catalog, prompt, ItemTrie.build(prompt.encode_items()) if trie is None else trie
 
 
-def has_adapter(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds an adapter instead of whole weights."""
-    return Path(folder, ADAPTER_FILES[0]).is_file()
+def _warn_of_unused_settings(prompt: Prompt, args: LanguageConfig) -> None:
+    """Settings that were changed from their default, and that a ready-made prompt has otherwise."""
+    fields = type(args).__dataclass_fields__
+    ignored = [
+        f"`{name}` {getattr(args, name)!r} (the prompt has {getattr(prompt, setting)!r})"
+        for name, setting in _PROMPT_SETTINGS.items()
+        if getattr(args, name) != fields[name].default and getattr(args, name) != getattr(prompt, setting)
+    ]
+    if ignored:
+        logger.warning(
+            f"Not used, as the prompt is given or comes with the model: {', '.join(ignored)}. Give the trainer a "
+            "`prompt` made with these settings to change it."
+        )
 
 
-def load_trainable_adapter(folder: str | os.PathLike, args: DPOConfig, quantization_config=None):
-    """
-    Load an adapter on its base model, ready to be trained further.
-
-    Args:
-        folder (`str` or `os.PathLike`): Folder with the adapter.
-        args ([`~trl.DPOConfig`]): `model_init_kwargs` are those of the base model; `dtype` is float32 without them.
-        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of the base model.
-
-    Returns:
-        [`~peft.PeftModel`]: With the one adapter `"default"`.
-    """
-    options = {"dtype": "float32"} | (args.model_init_kwargs or {})
-    if quantization_config is not None:
-        options["quantization_config"] = quantization_config
-    return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **options, trust_remote_code=False)
-
-
-def context_length(model: str | PreTrainedModel) -> int | None:
-    """Positions that a model has, or the one below an adapter in a folder, as far as its configuration tells."""
-    if isinstance(model, str) and has_adapter(model):
-        model = PeftConfig.from_pretrained(model).base_model_name_or_path
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False) if isinstance(model, str) else model.config
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+def _refuse_unused(args: LanguageConfig, quantization_config: Any) -> None:
+    for name, value in (("model_init_kwargs", args.model_init_kwargs), ("quantization_config", quantization_config)):
+        if value:
+            raise ValueError(
+                f"`{name}` goes with a `model` given by name, but it is a model in memory. Load it with "
+                "these settings."
+            )

@@ -161,6 +161,10 @@ class Prompt:
         """
         return self._prompt(self._keep(history)).tolist()
 
+    def num_kept(self, history: Sequence[int]) -> int:
+        """How many items of a history, the newest, its prompt keeps."""
+        return len(self._keep(history))
+
     def encode_example(
         self, history: Sequence[int], target: int, supervise_from: int | None = None, supervise: str = "last"
     ) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from hf_rec.losses.trie_softmax import adaptive_temperature
 
 
+_NEARLY_ALWAYS = 0.9  # share of updates at one limit that is worth a word
 _DECAY = 0.95  # of the running temperature, as in the released code
 
 
@@ -65,6 +66,7 @@ class Temperature:
         self.device = torch.device("cpu") if device.type == "mps" else device
         self.num_updates = 0
         self.num_clamped = 0
+        self._totals = {"updates": 0, "tau_min": 0, "tau_max": 0}  # of the whole run, and at each limit
         self._reset()
 
     def _reset(self) -> None:
@@ -108,9 +110,25 @@ class Temperature:
         self.tau = _DECAY * self.tau + (1 - _DECAY) * clamped
         self.num_updates += 1
         self.num_clamped += tau <= self.tau_min or tau >= self.tau_max
+        self._totals["updates"] += 1
+        self._totals["tau_min"] += tau <= self.tau_min
+        self._totals["tau_max"] += tau >= self.tau_max
 
     def pop_clamped_share(self) -> float | None:
         """Share of the updates since the last call that met a limit; `None` where there was no update."""
         share = self.num_clamped / self.num_updates if self.num_updates else None
         self.num_updates = self.num_clamped = 0
         return share
+
+    def advice(self) -> str | None:
+        """What to set where nearly every update of the run met the same limit; `None` where the data decided."""
+        for limit, change in (("tau_min", "Lower"), ("tau_max", "Raise")):
+            share = self._totals[limit] / max(self._totals["updates"], 1)
+            if share >= _NEARLY_ALWAYS:
+                value = getattr(self, limit)
+                return (
+                    f"`adaptive_tau`: {share:.0%} of the updates met `{limit}` {value:g}, so that limit set the "
+                    f"temperature and not the data. {change} `{limit}`, or fix the temperature with "
+                    f"`adaptive_tau=False, tau={value:g}`."
+                )
+        return None

@@ -4,6 +4,16 @@ import torch
 from torch import Tensor
 
 
+REWARD_METRICS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
+
+
 def reward_metrics(rewards: Tensor, log_probs: Tensor) -> dict[str, Tensor]:
     """
     Rewards, margins, accuracies and log-probabilities.
@@ -22,11 +32,12 @@ def reward_metrics(rewards: Tensor, log_probs: Tensor) -> dict[str, Tensor]:
     absent = rejected == -torch.inf
     num_rejected = (~absent).sum(1)
     margins = torch.where(num_rejected > 0, chosen - rejected.amax(1), torch.nan)
-    return {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected.masked_fill(absent, 0.0).sum(1) / num_rejected,
-        "rewards/margins": margins,
-        "rewards/accuracies": torch.where(margins.isnan(), margins, (margins > 0).float()),
-        "logps/chosen": log_probs[:, 0],
-        "logps/rejected": log_probs[:, 1:].masked_fill(absent, 0.0).sum(1) / num_rejected,
-    }
+    values = (
+        chosen,
+        rejected.masked_fill(absent, 0.0).sum(1) / num_rejected,
+        margins,
+        torch.where(margins.isnan(), margins, (margins > 0).float()),
+        log_probs[:, 0],
+        log_probs[:, 1:].masked_fill(absent, 0.0).sum(1) / num_rejected,
+    )
+    return dict(zip(REWARD_METRICS, values, strict=True))

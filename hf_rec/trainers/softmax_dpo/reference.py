@@ -7,6 +7,7 @@ adapter is new), a second model, or nowhere but in precomputed log-probabilities
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from hf_rec.trainers.causal_lm import load_for_training
+from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 
 
 REF_ADAPTER = "ref"
@@ -49,41 +54,73 @@ def check_reference(model: PreTrainedModel, ref_model: PreTrainedModel | None) -
             )
 
 
+def second_model(
+    model: str | os.PathLike | PreTrainedModel, loaded: PreTrainedModel, args: SoftmaxDPOConfig
+) -> PreTrainedModel | None:
+    """
+    The reference of a whole model.
+
+    Args:
+        model (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]): As given to the trainer.
+        loaded ([`~transformers.PreTrainedModel`]): The policy, before its first step.
+        args ([`SoftmaxDPOConfig`]): How it was loaded.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: A frozen copy. Under ZeRO-3, where each process holds a part of the weights,
+        they are read again from their folder; for a model in memory by DPOTrainer, `None` here.
+    """
+    if not is_deepspeed_zero3_enabled():
+        return frozen_copy(loaded)
+    if isinstance(model, nn.Module):
+        return None
+    return load_for_training(os.fspath(model), args.model_init_kwargs).requires_grad_(False).eval()
+
+
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """
     A second model with the same weights. Not a deep copy: `forward` may be patched by what trained it before, and
-    would still run the original.
+    would still run the original. No weights are drawn for it.
     """
-    copied = type(model)(model.config).to(device=model.device, dtype=model.dtype)
-    copied.load_state_dict(model.state_dict())
-    return copied.requires_grad_(False).eval()
+    with torch.device("meta"):
+        copied = type(model)(model.config)
+    clones: dict[int, Tensor] = {}  # of one tensor under several names there is one clone
+    for name, module in model.named_modules():
+        into = copied.get_submodule(name)
+        for weights, twins in ((module._parameters, into._parameters), (module._buffers, into._buffers)):
+            for key, weight in weights.items():
+                if weight is not None and id(weight) not in clones:
+                    clone = weight.detach().clone()
+                    is_weight = isinstance(weight, nn.Parameter)
+                    clones[id(weight)] = nn.Parameter(clone, requires_grad=False) if is_weight else clone
+                twins[key] = None if weight is None else clones[id(weight)]
+    return copied.eval()
 
 
 def freeze_reference_adapter(model: nn.Module) -> None:
     """Keep the optimizer off the copy."""
-    for _, weight in _adapter_weights(model):
-        weight.requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if _belongs_to(name, REF_ADAPTER):
+            weight.requires_grad_(False)
 
 
-def describe_reference(model: nn.Module, ref_model: nn.Module | None) -> dict[str, str]:
+def describe_reference(model: nn.Module, ref_model: nn.Module | None, has_new_adapter: bool = False) -> dict[str, str]:
     """
     What the reference is: its kind and a hash.
 
     Args:
-        model (`torch.nn.Module`): The policy before its first step.
-        ref_model (`torch.nn.Module` or `None`): The second model.
+        model (`torch.nn.Module`): The policy before its first step, and before anything wraps it.
+        ref_model (`torch.nn.Module` or `None`): The second model, likewise.
+        has_new_adapter (`bool`, *optional*, defaults to `False`): Whether the policy is a fresh adapter on `model`.
 
     Returns:
         `dict[str, str]`: `kind` (`"model"`, `"adapter"`, `"base"` or `"start"`) and `sha256`.
     """
     if ref_model is not None:
         return {"kind": "model", "sha256": _hash(ref_model.named_parameters())}
-    if not is_peft_model(model):
-        return {"kind": "start", "sha256": _hash(model.named_parameters())}
-    if REF_ADAPTER in model.peft_config:
-        return {"kind": "adapter", "sha256": _hash(_adapter_weights(model))}
-    base = ((name, weight) for name, weight in model.named_parameters() if f".{POLICY_ADAPTER}." not in f"{name}.")
-    return {"kind": "base", "sha256": _hash(base)}
+    if is_peft_model(model):
+        adapter = [(name, weight) for name, weight in model.named_parameters() if _belongs_to(name, POLICY_ADAPTER)]
+        return {"kind": "adapter", "sha256": _hash(adapter)}
+    return {"kind": "base" if has_new_adapter else "start", "sha256": _hash(model.named_parameters())}
 
 
 def check_resumed_reference(folder: str, found: dict[str, str]) -> None:
@@ -100,15 +137,34 @@ def check_resumed_reference(folder: str, found: dict[str, str]) -> None:
         )
 
 
-def _adapter_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, weight) for name, weight in model.named_parameters() if f".{REF_ADAPTER}." in f"{name}."]
+def _belongs_to(name: str, adapter: str) -> bool:
+    """Whether a weight of a PEFT model is one of an adapter's."""
+    return f".{adapter}." in f"{name}."
 
 
 def _hash(weights: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, weight in weights:
+        weight = _whole(weight, name)
         values = weight.detach().flatten()[:_HASHED_VALUES]
         values = values.double() if values.is_floating_point() else values.long()
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(values.to("cpu", torch.float64).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _whole(weight: Tensor, name: str) -> Tensor:
+    """All values of a weight that may be shared out among processes."""
+    if hasattr(weight, "ds_id"):
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([weight]):
+            weight = weight.detach().clone()
+    if hasattr(weight, "full_tensor"):
+        weight = weight.full_tensor()
+    if weight.numel() == 0 or weight.is_meta:
+        raise ValueError(
+            f"The weight {name} of the reference holds no values here, so that a resumed run could not tell "
+            "the reference again. Give a `model` whose weights are loaded."
+        )
+    return weight

@@ -96,7 +96,7 @@ def with_negatives(
         args ([`SoftmaxDPOConfig`]): `negatives`, `num_negatives`, `ranked_lists`, `seed`.
         same_answer (`np.ndarray` of shape `(N,)`): As of [`~hf_rec.data.negatives.add_negatives`].
         counts (`np.ndarray` of shape `(N,)`, *optional*): How often each item was chosen in training.
-        is_train (`bool`): Evaluation rows get uniform negatives in place of `"hard"` and `"in_batch"` ones.
+        is_train (`bool`): Evaluation rows get random negatives in place of `"hard"` and `"in_batch"` ones.
     """
     columns = dataset.column_names or list(next(iter(dataset)))
     if REJECTED in columns or (args.negatives == "in_batch" and is_train):

@@ -1,50 +1,85 @@
-"""Rank the next item above K others, relative to a reference: S-DPO for recommendation."""
+"""Rank the next item above K others, relative to a reference: S-DPO for recommendation, on TRL's DPOTrainer."""
 
+import copy
+import json
+import math
+import os
+import shutil
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from accelerate.utils import is_peft_model
+from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
+from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from trl import DPOTrainer
+from trl.trainer.utils import use_adapter
 
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.negatives import label_counts
-from hf_rec.data.preference_collator import PreferenceCollator
+from hf_rec.data.preference_collator import (
+    ANSWER_LENGTHS,
+    CHOSEN_IDS,
+    PROMPT_IDS,
+    REF_CHOSEN,
+    REF_REJECTED,
+    REJECTED_IDS,
+    PreferenceCollator,
+)
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.data.splits import seen_items
-from hf_rec.hub import save_recommender
+from hf_rec.evaluation.protocol import protocol_key
+from hf_rec.losses.preference import softmax_dpo_loss
 from hf_rec.metrics.ranking import list_bounds, metric_values
-from hf_rec.recommenders.language_model import LanguageModelRecommender
-from hf_rec.search.beam_search import trie_beam_search
-from hf_rec.trainers.base_trainer import RecommenderTrainer
+from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.language.positions import num_positions
+from hf_rec.trainers.causal_lm import with_revision
+from hf_rec.trainers.language_trainer import RANKING_METRICS, LanguageTrainer, warm_leaves
+from hf_rec.trainers.selection_metric import check_selection_metric
+from hf_rec.trainers.softmax_dpo.answer_scorer import AnswerScorer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
+from hf_rec.trainers.softmax_dpo.metrics import REWARD_METRICS, reward_metrics
 from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
-from hf_rec.trainers.softmax_dpo.preference_trainer import PreferenceTrainer, padding_token
-from hf_rec.trainers.softmax_dpo.rows import encode_items, row_kind, with_negatives
-from hf_rec.trainers.starting_point import Items, StartingPoint, context_length, has_adapter, resolve_items
-from hf_rec.trainers.trie_logits import valid_logits
+from hf_rec.trainers.softmax_dpo.prompt_sharing import PromptSharing
+from hf_rec.trainers.softmax_dpo.reference import (
+    REF_ADAPTER,
+    REFERENCE_FILE,
+    check_reference,
+    check_resumed_reference,
+    describe_reference,
+    freeze_reference_adapter,
+    second_model,
+)
+from hf_rec.trainers.softmax_dpo.rows import (
+    encode_items,
+    encode_text,
+    most_rejected,
+    row_kind,
+    tokenised,
+    with_negatives,
+)
+from hf_rec.trainers.starting_point import StartingPoint, model_name, padding_token
 from hf_rec.trie.item_trie import ItemTrie
 
 
-logger = logging.get_logger(__name__)
-
-_RANKED = 10  # places that evaluation during training measures
-_RANKING_METRICS = ("hit_rate@5", "hit_rate@10", "ndcg@5", "ndcg@10", "mrr@10")
-
-
-class SoftmaxDPOTrainer(RecommenderTrainer, PreferenceTrainer):
+class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
     """
     Trainer for Softmax-DPO: DPO with any number of rejected answers (S-DPO, https://huggingface.co/papers/2406.09215).
     It is not TRL's `SDPOTrainer`, which is another method.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The policy to start from. A folder
-            (or Hub id) that a trainer of hf_rec wrote brings tokenizer, catalog, prompt, trie and temperature along.
+        model (`str`, `os.PathLike`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The policy to start
+            from; a folder or Hub id may hold an adapter, and is loaded in float32 unless `args.model_init_kwargs` says
+            otherwise. A folder that a trainer of hf_rec wrote brings tokenizer, catalog, prompt, trie and temperature
+            along.
         ref_model ([`~transformers.PreTrainedModel`], *optional*): The reference; by default the policy as it is now: a
             frozen copy of its adapter, its base model where `peft_config` makes a new adapter, a second model
             otherwise. None is kept under `args.precompute_ref_log_probs`.
@@ -65,173 +100,288 @@ class SoftmaxDPOTrainer(RecommenderTrainer, PreferenceTrainer):
 
     loss_is_scaled_for_ga = False  # a mean over rows, all of which weigh the same
 
+    _tag_names = ["trl", "hf_rec", "softmax-dpo"]
+    _name = "Softmax-DPO"
+    _paper = {
+        "title": "On Softmax Direct Preference Optimization for Recommendation",
+        "id": "2406.09215",
+        "citation": textwrap.dedent("""\
+            @inproceedings{chen2024softmax,
+                title     = {{On Softmax Direct Preference Optimization for Recommendation}},
+                author    = {Yuxin Chen and Junfei Tan and An Zhang and Zhengyi Yang and Leheng Sheng and
+                             Enzhi Zhang and Xiang Wang and Tat-Seng Chua},
+                booktitle = {Advances in Neural Information Processing Systems 37},
+                year      = 2024
+            }"""),
+    }
+
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | os.PathLike | PreTrainedModel,
         ref_model: PreTrainedModel | None = None,
         args: SoftmaxDPOConfig | None = None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         catalog: Catalog | None = None,
         prompt: Prompt | None = None,
         trie: ItemTrie | None = None,
-        compute_metrics=None,
-        callbacks=None,
-        optimizers=(None, None),
-        quantization_config=None,
-        peft_config=None,
+        compute_metrics: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
     ):
-        name, start = model if isinstance(model, str) else model.config.name_or_path, None
-        args = args if args is not None else SoftmaxDPOConfig(f"{Path(name).name or type(model).__name__}-S-DPO")
-        if isinstance(model, str):
-            start = StartingPoint.find(model, (args.model_init_kwargs or {}).get("revision"))
-            if start is not None and has_adapter(start.folder):
-                model = str(start.folder)
-        if processing_class is None:
-            processing_class = (
-                AutoTokenizer.from_pretrained(name, trust_remote_code=False) if start is None else start.tokenizer
-            )
-        settings = {"form": args.prompt_form, "max_length": args.max_length or 512, "max_history": args.max_history}
-        items = resolve_items(start, processing_class, catalog, prompt, trie, **settings)
-        self._set_items(items, args, context_length(model))
-        self.tau = args.tau or (1.0 if start is None else start.tau)
-        super().__init__(
-            model=model,
-            ref_model=ref_model,
-            args=args,
-            data_collator=PreferenceCollator(
-                pad_token_id=padding_token(processing_class),
-                trie=self.items.trie.csr() if args.scoring == "valid" else None,
-                in_batch=args.negatives == "in_batch",
-            ),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+        args = args if args is not None else SoftmaxDPOConfig(f"{model_name(model)}-S-DPO")
+        set_seed(args.seed)
+        if compute_metrics is None:
+            check_selection_metric(args, _METRICS, RANKING_METRICS, eval_dataset)
+        start = StartingPoint.of(
+            model,
+            args,
             processing_class=processing_class,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
+            catalog=catalog,
+            prompt=prompt,
+            trie=trie,
             quantization_config=quantization_config,
-            peft_config=peft_config,
         )
-
-    def _set_items(self, items: Items, args: SoftmaxDPOConfig, context: int | None) -> None:
-        if items.trie is None and args.scoring == "valid":
+        if start.trie is None and args.scoring == "valid":
             raise ValueError(
                 "`scoring='valid'` needs `catalog` (or `trie`), or a `model` folder that a trainer of hf_rec wrote. "
                 "For text rows without items use `scoring='full_vocab'`."
             )
-        if items.prompt is not None and context is not None and items.prompt.max_length > context:
-            raise ValueError(
-                f"Prompt and answer may take {items.prompt.max_length} tokens, but the model has {context} positions. "
-                "Lower `max_length`, here or where `prompt` is made."
-            )
-        if items.prompt is not None and args.max_length is not None and items.prompt.max_length > args.max_length:
-            logger.warning(
-                f"Prompts of items may take {items.prompt.max_length} tokens, as they do where the prompt comes from; "
-                f"`max_length` {args.max_length} is for text rows."
-            )
-        self.items = items
-        self.csr = None if items.trie is None else items.trie.csr().to(args.device)
-        self.answer_trie = items.trie if args.scoring == "valid" else None
+        self.take_items(start, args)
+        self._tau = start.tau
+        check_reference(start.model, ref_model)
+        if ref_model is None and not is_peft_model(start.model) and peft_config is None:
+            ref_model = None if args.precompute_ref_log_probs else second_model(model, start.model, args)
+        if peft_config is not None:
+            peft_config = with_revision(peft_config, args.model_init_kwargs)
+        # Before the engines wrap and share out the weights, so that each of them finds the same
+        self._reference = describe_reference(start.model, ref_model, has_new_adapter=peft_config is not None)
         self._counts = self._warm = None
-
-    def recommender(self) -> LanguageModelRecommender:
-        """The model as it is now, under the contract of `recommend` and `score`."""
-        if self.items.prompt is None:
-            raise ValueError("A recommender needs the items: give the trainer a `catalog`.")
-        return LanguageModelRecommender(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            self.items.catalog,
-            self.items.prompt,
-            self.csr,
-            tau=self.tau,
-            scoring=self.args.scoring,
+        limits = [length for length in (args.max_length, num_positions(start.model.config)) if length is not None]
+        self._max_length = min(limits, default=None)  # of a prompt with one answer
+        self._collator = PreferenceCollator(
+            pad_token_id=padding_token(start.tokenizer),
+            trie=self.trie.csr() if args.scoring == "valid" else None,
+            in_batch=args.negatives == "in_batch",
         )
+        self._score_answers = AnswerScorer(
+            PromptSharing(args.shared_prefix, autocast=args.bf16 or args.fp16),
+            start.tau,
+            self.csr if args.scoring == "valid" else None,
+        )
+        model_init_kwargs, args = args.model_init_kwargs, copy.copy(args)
+        args.model_init_kwargs = None  # used up; DPOTrainer warns of what it would ignore
+        self._before_rows = ExitStack()
+        with self._before_rows:
+            self._before_rows.enter_context(_without_head_adapter(start.model))
+            super().__init__(
+                model=start.model,
+                ref_model=ref_model,
+                args=args,
+                data_collator=self._collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=start.tokenizer,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                peft_config=peft_config,
+            )
+        self.args.model_init_kwargs = model_init_kwargs
+        freeze_reference_adapter(self.model)
+
+    @property
+    def tau(self) -> float:
+        return self._tau
 
     # Data
 
-    def _prepare_dataset(self, dataset, processing_class, args: SoftmaxDPOConfig, dataset_name: str):
-        if row_kind(dataset.column_names or list(next(iter(dataset)))) == "items":
-            if self.items.prompt is None:
-                raise ValueError(f"Rows with `{HISTORY}` and `{TARGET}` need `catalog`, whose rows they are.")
-            num_items, is_train = len(self.items.catalog), dataset_name == "train"
-            leaf_of_row = self.items.trie.csr().row_leaf(num_items)
-            with PartialState().main_process_first():
-                if is_train and isinstance(dataset, Dataset):
-                    self._counts = label_counts(dataset, num_items)
-                    self._warm = torch.zeros(len(self.csr) + 1, dtype=torch.bool)  # the last for what is no item
-                    self._warm[leaf_of_row[sorted(seen_items(dataset))]] = True
-                dataset = with_negatives(dataset, args, leaf_of_row.numpy(), self._counts, is_train)
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+    def _prepare_dataset(
+        self,
+        dataset: Dataset | IterableDataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: SoftmaxDPOConfig,
+        dataset_name: str,
+    ) -> Dataset | IterableDataset:
+        self._before_rows.close()
+        kind = row_kind(dataset.column_names or list(next(iter(dataset))))
+        encode = {
+            "items": partial(encode_items, prompt=self.prompt),
+            "text": partial(encode_text, processing_class=processing_class),
+            "tokens": dict,
+        }[kind]
+        settings = (Hasher.hash(processing_class), self._max_length, self.tau, args.scoring)
+        hashes = [part and part.sha256 for part in (self.catalog, self.prompt, self.trie)]
+        with PartialState().main_process_first():
+            if kind == "items":
+                dataset = self._with_negatives(dataset, args, is_train=dataset_name == "train")
+            dataset = tokenised(
+                dataset,
+                kind,
+                encode,
+                may_lack_rejected=args.negatives == "in_batch",
+                max_length=self._max_length,
+                settings=(*settings, *hashes),  # what tokens and cached log-probabilities of the reference depend on
+                trie=self.trie if args.scoring == "valid" else None,
+                num_proc=args.dataset_num_proc,
+            )
+        if isinstance(dataset, Dataset):
+            self._collator.num_rejected = max(self._collator.num_rejected, most_rejected(dataset))
+        return dataset
 
-    def _encoder(self, kind: str, processing_class):
-        if kind == "items":
-            return partial(encode_items, prompt=self.items.prompt)
-        return super()._encoder(kind, processing_class)
+    def _with_negatives(
+        self, dataset: Dataset | IterableDataset, args: SoftmaxDPOConfig, is_train: bool
+    ) -> Dataset | IterableDataset:
+        if self.catalog is None:
+            raise ValueError(f"Rows with `{HISTORY}` and `{TARGET}` need `catalog`, whose rows they are.")
+        num_items = len(self.catalog)
+        if is_train and isinstance(dataset, Dataset):
+            self._counts = label_counts(dataset, num_items)
+            self._warm = warm_leaves(dataset, self.csr, num_items)
+        leaf_of_row = self.trie.csr().row_leaf(num_items).numpy()
+        return with_negatives(dataset, args, leaf_of_row, self._counts, is_train)
 
-    def _cache_key(self, args: SoftmaxDPOConfig) -> tuple:
-        return (*super()._cache_key(args), *self.items.hashes, args.scoring)
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS, REF_CHOSEN, REF_REJECTED]
 
     # Loss
 
-    def _token_losses(self, model, head, batch: PackedAnswers, packed: bool):
-        if self.args.scoring == "full_vocab":
-            return super()._token_losses(model, head, batch, packed)
-        tokens = batch.tokens(self.csr)
-        model_inputs, labelled = self._model_inputs(model, batch, tokens, packed)
-        return tokens, valid_logits(model, head, model_inputs, labelled, self.csr).losses(self.tau) / self.tau
+    def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """
+        Log-probabilities of the reference.
+
+        Args:
+            model (`torch.nn.Module`): The reference model, or the policy where the reference is an adapter or the base
+                model inside it.
+            inputs (`dict[str, torch.Tensor]`): A batch.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Of the chosen answers `(B,)`, of the rejected ones `(B, K)`.
+        """
+        adapter = nullcontext()
+        if self.ref_model is None and is_peft_model(self.model):
+            policy = self.accelerator.unwrap_model(self.model)
+            adapter = use_adapter(policy, REF_ADAPTER if REF_ADAPTER in policy.peft_config else None)
+        with torch.no_grad(), evaluation_mode(model), adapter, self.accelerator.autocast():
+            log_probs = self._score_answers(model, PackedAnswers.from_batch(inputs), self.accelerator)
+        return log_probs[:, 0], log_probs[:, 1:]
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
+        mode = "train" if self.model.training else "eval"
+        if self.precompute_ref_logps:
+            ref_chosen, ref_rejected = inputs[REF_CHOSEN], inputs[REF_REJECTED]
+        else:  # first, so that its activations are gone before the policy's come
+            ref_chosen, ref_rejected = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        batch = PackedAnswers.from_batch(inputs)
+        log_probs = self._score_answers(model, batch, self.accelerator)
+        absent = inputs[ANSWER_LENGTHS][:, 1:] == 0
+        chosen = log_probs[:, 0] - ref_chosen
+        rejected = (log_probs[:, 1:] - ref_rejected).masked_fill(absent, -torch.inf)
+        losses = softmax_dpo_loss(chosen, rejected, self.beta)
+        rewards = self.beta * torch.cat([chosen[:, None], rejected], dim=1).detach()
+        self._note(mode, reward_metrics(rewards, log_probs.detach()))
+        if mode == "eval":
+            self._note_targets(losses.detach(), -log_probs[:, 0], batch)
+        return (losses.mean(), rewards) if return_outputs else losses.mean()
 
     def _note_targets(self, losses: Tensor, nll: Tensor, batch: PackedAnswers) -> None:
-        """Also this and the loss of those among the chosen items that occur in training."""
+        """Mean `-log P` of the chosen answers; it and the loss of those that occur in training."""
         noted = {"nll": nll}
         if self._warm is not None:
             warm = self._warm.to(nll.device)[batch.chosen_leaves(self.csr)]
             noted |= {"nll_warm": nll.masked_fill(~warm, torch.nan), "loss_warm": losses.masked_fill(~warm, torch.nan)}
         self._note("eval", noted)
 
+    def _note(self, mode: str, metrics: dict[str, Tensor]) -> None:
+        """Keep values of rows, `(B,)` each, of all processes for the next log, which writes their means."""
+        values = self.accelerator.gather_for_metrics(torch.stack(list(metrics.values()), dim=1))
+        for name, column in zip(metrics, values.T.tolist(), strict=True):
+            self._metrics[mode][name] += [value for value in column if not math.isnan(value)]
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """Add what the loss noted; in evaluation under the name of the data set, of which there may be several."""
+        if not self.model.training:
+            prefix = next((name.removesuffix("loss") for name in logs if name.endswith("_loss")), "eval_")
+            noted = self._metrics["eval"]
+            logs |= {f"{prefix}{name}": sum(values) / len(values) for name, values in noted.items() if values}
+            if self._ranks_in_evaluation:
+                logs[f"{prefix}protocol"] = protocol_key(num_beams=self.num_beams, seen=self.args.seen)
+            noted.clear()
+        super().log(logs, start_time)
+
     # Evaluation
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss and rewards and, with `eval_num_beams`, where the constrained ranking puts the chosen item."""
+    @property
+    def _ranks_in_evaluation(self) -> bool:
+        return self.prompt is not None and self.num_beams > 0 and not self.args.prediction_loss_only
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple:
+        """
+        Loss, and the rewards `(B, 1 + K)` with the chosen answer as their label, 0. With `eval_num_beams` it is noted
+        where the constrained ranking puts the chosen item.
+        """
         inputs = self._prepare_inputs(inputs)
-        if self.items.prompt is not None and self.args.eval_num_beams != 0:
-            with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if self._ranks_in_evaluation:
                 self._note_ranks(model, PackedAnswers.from_batch(inputs))
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
 
     def _note_ranks(self, model: nn.Module, batch: PackedAnswers) -> None:
-        found = trie_beam_search(
-            self.accelerator.unwrap_model(model),
-            *batch.prompts(),
-            self.csr,
-            num_beams=max(self.args.eval_num_beams or 2 * _RANKED, _RANKED),
-            tau=self.tau,
-            scoring=self.args.scoring,
-        )
-        leaves, scores = found.leaves[:, :_RANKED].tolist(), found.scores[:, :_RANKED].cpu().numpy()
-        places = list_bounds(leaves, scores, batch.chosen_leaves(self.csr).tolist())
-        metrics = {name: torch.from_numpy(metric_values(*places, name)).float() for name in _RANKING_METRICS}
-        self._note("eval", {name: values.to(found.scores.device) for name, values in metrics.items()})
+        leaves, scores = self.rank_prompts(model, *batch.prompts())
+        targets = batch.chosen_leaves(self.csr).tolist()
+        places = list_bounds(leaves.tolist(), scores.cpu().numpy(), targets)
+        metrics = {name: torch.from_numpy(metric_values(*places, name)).float() for name in RANKING_METRICS}
+        self._note("eval", {name: values.to(scores.device) for name, values in metrics.items()})
 
     # Files
 
-    def save_recommender_files(self, output_dir: str) -> None:
-        """Where there are items: catalog, trie, prompt, tokenizer and temperature."""
-        if self.items.prompt is not None:
-            save_recommender(
-                output_dir,
-                catalog=self.items.catalog,
-                prompt=self.items.prompt,
-                trie=self.items.trie,
-                tau=self.tau,
-                scoring=self.args.scoring,
-                kind="language_model",
-                tokenizer=self.processing_class,
-            )
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """The card of a recommender is one of its files."""
-        if self.items.prompt is None:
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card of a recommender is one of its files; without items it is TRL's."""
+        if self.catalog is None:
             DPOTrainer.create_model_card(self, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """
+        Note beside the weights what the reference was. Its adapter, which is saved along, goes: it is the one that the
+        run started from.
+        """
+        super()._save(output_dir, state_dict)
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        shutil.rmtree(folder / REF_ADAPTER, ignore_errors=True)
+        (folder / REFERENCE_FILE).write_text(json.dumps(self._reference) + "\n", encoding="utf-8")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # the one hook that every kind of resume passes through
+        if checkpoint is not None:
+            check_resumed_reference(checkpoint, self._reference)
+
+
+_METRICS = ("loss", "loss_warm", "nll", "nll_warm", *REWARD_METRICS)
+
+
+@contextmanager
+def _without_head_adapter(model: nn.Module) -> Iterator[None]:
+    """
+    Show DPOTrainer the output layer without its adapter: it refuses one, as its own loss reads the layer's weight. The
+    loss here calls the layer.
+    """
+    base = model.get_base_model() if is_peft_model(model) else model
+    layer = base.get_output_embeddings()
+    plain = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    base.get_output_embeddings = lambda: plain
+    try:
+        yield
+    finally:
+        del base.get_output_embeddings

@@ -19,7 +19,7 @@ from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.trainer import MSLTrainer
 from hf_rec.trainers.softmax_dpo import prompt_sharing
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
-from hf_rec.trainers.softmax_dpo.preference_trainer import PreferenceTrainer
+from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
 from hf_rec.trainers.softmax_dpo.trainer import SoftmaxDPOTrainer
 
 
@@ -220,8 +220,8 @@ class TestLogProbabilities:
         )
         trainer.model.eval()
         batch = first_batch(trainer)
-        found = trainer._answer_log_probs(trainer.model, batch)
-        assert trainer._shares_prompt.works is shared_prefix
+        found = trainer._score_answers(trainer.model, PackedAnswers.from_batch(batch), trainer.accelerator)
+        assert trainer._score_answers.sharing.works is shared_prefix
         plain = tiny_lm(kind)
         expected = plain_log_probs(plain, trainer, scoring, tau)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -238,7 +238,7 @@ class TestLogProbabilities:
         losses = []
         for number in range(4):
             batch = whole.data_collator([whole.train_dataset[number]])
-            log_probs = whole._answer_log_probs(whole.model, batch)[0]
+            log_probs = whole._score_answers(whole.model, PackedAnswers.from_batch(batch), whole.accelerator)[0]
             rewards = (log_probs - log_probs.detach() + torch.arange(4.0))[: 2 + number % 3]
             losses.append(-rewards.log_softmax(0)[0])
         batch = first_batch(part)
@@ -502,20 +502,14 @@ class TestTextRows:
         finally:
             bpe_tokenizer.chat_template = None
 
-    def test_the_trainer_of_rows_does_without_items(self, tmp_path, adapter_model, bpe_tokenizer):
-        rows = dict(TEXT, rejected=[[one, " Heat and Heat"] for one in TEXT["rejected"]])
-        trainer = PreferenceTrainer(
-            adapter_model(),
-            args=SoftmaxDPOConfig(**settings(tmp_path, scoring="full_vocab")),
-            train_dataset=Dataset.from_dict(rows),
-            eval_dataset=Dataset.from_dict(rows),
-            processing_class=bpe_tokenizer,
-        )
+    def test_text_rows_do_without_items(self, make_trainer, adapter_model, tmp_path):
+        rows = Dataset.from_dict(dict(TEXT, rejected=[[one, " Heat and Heat"] for one in TEXT["rejected"]]))
+        trainer = make_trainer(adapter_model(), rows, eval_dataset=rows, catalog=None, scoring="full_vocab")
         assert trained_losses(trainer)[0] == pytest.approx(math.log(3), abs=1e-5)
         assert trainer.evaluate()["eval_nll"] > 0
         trainer.save_model()
-        assert not (tmp_path / "ref").exists()
-        assert json.loads((tmp_path / "reference.json").read_text())["kind"] == "adapter"
+        assert not (tmp_path / "run/ref").exists()
+        assert json.loads((tmp_path / "run/reference.json").read_text())["kind"] == "adapter"
 
     def test_a_text_model_is_saved_as_trl_saves_it(self, make_trainer, tmp_path):
         trainer = make_trainer(
@@ -541,7 +535,7 @@ class TestPromptSharing:
         monkeypatch.setattr(body, "forward", ignores_the_mask)
         monkeypatch.setattr(prompt_sharing.logger, "warning", lines.append)
         assert trained_losses(trainer)[0] == pytest.approx(math.log(3), abs=1e-5)
-        assert trainer._shares_prompt.works is False
+        assert trainer._score_answers.sharing.works is False
         assert len(lines) == 1 and "gives other log-probabilities" in lines[0]
 
     @pytest.mark.parametrize(("window", "works"), [(100, True), (64, False)])
@@ -565,8 +559,8 @@ class TestPromptSharing:
         trainer = make_trainer(model, rows)
         batch = first_batch(trainer)
         assert batch["input_ids"].shape[1] > window
-        found = trainer._answer_log_probs(trainer.model, batch)
-        assert trainer._shares_prompt.works is works
+        found = trainer._score_answers(trainer.model, PackedAnswers.from_batch(batch), trainer.accelerator)
+        assert trainer._score_answers.sharing.works is works
         expected = plain_log_probs(model, trainer, "valid", 1.0)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

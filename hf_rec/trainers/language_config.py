@@ -1,0 +1,72 @@
+"""Arguments that the trainers of language models share."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hf_rec.evaluation.protocol import Seen
+from hf_rec.trainers.base_config import RecommenderConfig
+
+
+@dataclass
+class LanguageConfig(RecommenderConfig):
+    """
+    Arguments of [`MSLTrainer`] and [`SoftmaxDPOTrainer`], on top of those of [`~transformers.TrainingArguments`].
+
+    Parameters:
+        scoring (`str`, *optional*, defaults to `"valid"`):
+            Score of evaluation and serving: `"valid"` for log P over the tokens that continue a real item,
+            `"full_vocab"` for log P over the vocabulary.
+        tau (`float` or `None`, *optional*, defaults to `None`):
+            Temperature of the softmax over tokens, greater than 0. `None` for that of the folder the model comes from,
+            and 1.0 without one.
+        prompt_form (`str`, *optional*, defaults to `"plain"`):
+            `"plain"`, `"alpaca"` or `"chat"`. This and the next two make a prompt where neither the trainer nor the
+            folder of the model has one.
+        max_length (`int`, *optional*, defaults to `512`):
+            Tokens of prompt and answer; the oldest items of a history are dropped to fit.
+        max_history (`int` or `None`, *optional*, defaults to `None`):
+            Most items of a history; `None` for as many as fit.
+        seen (`str`, *optional*, defaults to `"keep"`):
+            Whether the ranking during evaluation may list items of a row's own history: `"keep"`, or `"mask"` to leave
+            them out.
+        eval_num_beams (`int` or `None`, *optional*, defaults to `None`):
+            Beams of the constrained ranking during evaluation; `None` for 20, twice the 10 places that are measured.
+            `0` leaves the ranking out.
+        dataset_num_proc (`int` or `None`, *optional*, defaults to `None`):
+            Processes that tokenise the data set.
+        model_init_kwargs (`dict` or `None`, *optional*, defaults to `None`):
+            Keyword arguments of `AutoModelForCausalLM.from_pretrained` where the model is given by name: `dtype`
+            (`"float32"` without it), `revision` (of the tokenizer too), `attn_implementation`, ...
+    """
+
+    scoring: Literal["valid", "full_vocab"] = field(
+        default="valid", metadata={"help": "Log P over the tokens that continue an item, or over the vocabulary."}
+    )
+    tau: float | None = field(default=None, metadata={"help": "Temperature; that of the model's folder if not given."})
+    prompt_form: Literal["plain", "alpaca", "chat"] = field(
+        default="plain", metadata={"help": "Form of a new prompt."}
+    )
+    max_length: int = field(default=512, metadata={"help": "Tokens of prompt and answer."})
+    max_history: int | None = field(default=None, metadata={"help": "Most items of a history."})
+    seen: Seen = field(
+        default="keep", metadata={"help": "May the ranking in evaluation list items of a row's own history?"}
+    )
+    eval_num_beams: int | None = field(
+        default=None, metadata={"help": "Beams of the ranking in evaluation: None for 20, 0 for no ranking."}
+    )
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise the data set."})
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of from_pretrained, where the model is given by name."}
+    )
+
+    _VALID_DICT_FIELDS = RecommenderConfig._VALID_DICT_FIELDS + ["model_init_kwargs"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau is not None and not self.tau > 0:
+            raise ValueError(f"`tau` must be greater than 0, got {self.tau}. Use 1.0 for a plain softmax.")
+        if self.eval_num_beams is not None and (self.eval_num_beams < 0 or 0 < self.eval_num_beams < 10):
+            raise ValueError(
+                f"`eval_num_beams` must be 0 for no ranking, or at least 10 for the 10 places that are measured, got "
+                f"{self.eval_num_beams}."
+            )
