@@ -17,6 +17,11 @@ ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"
 TITLE = "title"
 RATING = "rating"
+ITEM_IDS = "item_ids"  # of a ready-made sequence, the target last; of predictions, best first
+HISTORY_ITEM_ID = "history_item_id"  # of a ready-made row: the list before `item_id`
+
+EVENTS = "events"  # of a user or a window: history and target in one
+EVENT_TIMESTAMPS = "event_timestamps"
 
 HISTORY = "history"
 HISTORY_TIMESTAMPS = "history_timestamps"
@@ -40,6 +45,7 @@ REJECTED = "rejected"
 
 IGNORE_INDEX = -100  # a label that no loss counts, as in transformers
 PADDING_ITEM = -1  # fills a batch of histories, and `slot_items` beside the slots; real items are catalog rows, from 0
+UNKNOWN_TIME = -1  # the time of an event of which only the place in the order is known
 DEAD_NODE = -1  # the trie node of a token outside the trie, and of a position that is no item token
 
 

@@ -1,19 +1,9 @@
 """`hf-rec prepare`: files as published become a catalog, splits and a data card."""
 
 import argparse
+import re
 
-
-SOURCES = (
-    "table",
-    "amazon-2014",
-    "amazon-2018",
-    "amazon-2023",
-    "movielens",
-    "sequence-csv",
-    "history-csv",
-    "sequence-text",
-    "demo",
-)
+from hf_rec.data.sources import SOURCES
 
 
 def add_prepare(commands) -> argparse.ArgumentParser:
@@ -23,18 +13,33 @@ def add_prepare(commands) -> argparse.ArgumentParser:
         description="Read a source, clean and split it. A relative --path is also looked for below $HF_REC_DATA.",
         epilog="example: hf-rec prepare --source table --path log.csv --title-column title --out prepared/mine",
     )
-    parser.add_argument("--source", required=True, choices=SOURCES, help="format of the files")
+    parser.add_argument("--source", required=True, choices=tuple(SOURCES), help="format of the files")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, new or empty")
     cut = parser.add_argument_group("cleaning and split")
     cut.add_argument(
         "--split", choices=("leave-one-out", "global-time", "ready-made"), help="default: as the source is"
     )
-    cut.add_argument("--window", type=int, help="most events in a row, target included")
-    cut.add_argument("--stride", type=int, help="new events from one window to the next")
-    cut.add_argument("--min-events", type=int, help="shortest window of a global-time split")
-    cut.add_argument("--min-count", type=int, help="k of the k-core over users and items")
-    cut.add_argument("--duplicates", choices=("exact", "first", "keep"), help="which repeats are dropped")
+    cut.add_argument(
+        "--window", type=int, help="most events in a row, target included; default: no limit, 11 for global-time"
+    )
+    cut.add_argument(
+        "--stride", type=int, help="new events from one window to the next; default: window - 1, 1 for global-time"
+    )
+    cut.add_argument("--min-events", type=int, help="shortest window of a global-time split; default: --window")
+    cut.add_argument("--min-count", type=int, help="k of the k-core over users and items; default: 0, all are kept")
+    cut.add_argument(
+        "--duplicates",
+        choices=("exact", "first", "keep"),
+        help="exact (default): one of rows that agree in user, item and time is kept; first: the earliest of rows "
+        "that agree in user and item; keep: all",
+    )
     cut.add_argument("--require-titles", action="store_true", default=None, help="drop items without a title")
+    cut.add_argument(
+        "--keep-all-items",
+        action="store_true",
+        default=None,
+        help="keep items without interactions in the catalog: a model of texts can recommend them",
+    )
     cut.add_argument("--num-proc", type=int, help="processes that cut windows")
     files = parser.add_argument_group("files (which of them a source takes is checked)")
     files.add_argument("--path", nargs="+", help="file, folder, several review files, or a Hub data set owner/name")
@@ -43,6 +48,7 @@ def add_prepare(commands) -> argparse.ArgumentParser:
     files.add_argument("--item-column", help="table: default item_id")
     files.add_argument("--timestamp-column", help="table: default timestamp; 'none' where rows are in order")
     files.add_argument("--title-column", help="table: column of titles")
+    files.add_argument("--items-id-column", help="table: column of the ids in --items; default: as --item-column")
     files.add_argument("--timestamp-unit", choices=("s", "ms", "auto"), help="table: unit of numbers")
     files.add_argument("--delimiter", help="table: of csv files")
     files.add_argument("--hub-split", help="table: split of a Hub data set")
@@ -64,16 +70,32 @@ def add_prepare(commands) -> argparse.ArgumentParser:
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    from hf_rec.data.data_card import terminal_lines
     from hf_rec.data.prepare import prepare
 
     ours = ("command", "run", "debug", "source", "out")
-    options = {name: value for name, value in vars(args).items() if name not in ours and value is not None}
+    flags = [name for name in vars(args) if name not in ours]
+    options = {name: value for name, value in vars(args).items() if name in flags and value is not None}
     if len(options.get("path", ())) == 1:
         options["path"] = options["path"][0]
     if options.get("timestamp_column") == "none":
         options["timestamp_column"] = None
-    card = prepare(args.source, args.out, **options)
+    try:
+        card = prepare(args.source, args.out, **options)
+    except ValueError as error:
+        raise ValueError(_with_flags(str(error), [*flags, "out", "source"])) from error
+    for line in terminal_lines(card):
+        print(_with_flags(line, flags))
     print(f"{args.out}: {card['catalog']['items']:,} items")
     for name, report in card["splits"].items():
         print(f"  {name}: {report['rows']:,} rows of {report['users']:,} users, {report['distinct_labels']:,} labels")
     print(f"Counts and hashes: {args.out}/README.md")
+
+
+def _with_flags(message: str, names: list[str]) -> str:
+    """A message of the library in the words of the command line: `timestamp_unit` is --timestamp-unit here."""
+    return re.sub(
+        r"`(\w+)`",
+        lambda found: f"--{found[1].replace('_', '-')}" if found[1] in names else found[0],
+        message,
+    )

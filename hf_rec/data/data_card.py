@@ -1,41 +1,90 @@
-"""The data card: what a prepared data set holds, counted for programs and written for people."""
+"""The data card: what a prepared data set holds, counted for programs, written for people, told on the terminal."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_rec.columns import TIMESTAMP, USER_ID
-from hf_rec.data.splits import EVENT_TIMESTAMPS, UNKNOWN_TIME, distinct_labels, user_events
+from hf_rec.columns import EVENT_TIMESTAMPS, TIMESTAMP, UNKNOWN_TIME, USER_ID
+from hf_rec.data.splits import arrow_column, distinct_labels, user_events
 
 
 def time_report(interactions: Dataset) -> dict[str, Any]:
     """How often the log does not say which of a user's events was the last."""
-    times = user_events(interactions).with_format("arrow")[:][EVENT_TIMESTAMPS].to_pylist()
-    known = all(UNKNOWN_TIME not in user for user in times)
-    tied = sum(len(user) > 1 and user[-1] == user[-2] for user in times) if known else None
+    times = arrow_column(user_events(interactions), EVENT_TIMESTAMPS).combine_chunks()
+    values, ends = times.flatten().to_numpy(), times.value_lengths().to_numpy().cumsum()
+    known = not (values == UNKNOWN_TIME).any()
+    ends = ends[np.diff(ends, prepend=0) > 1]
+    tied = int((values[ends - 1] == values[ends - 2]).sum()) if known else None
     return {
         "times_known": known,
         "users_with_tied_last_time": tied,
-        "share_of_users_with_tied_last_time": tied / max(1, len(times)) if known else None,
+        "share_of_users_with_tied_last_time": tied / max(1, len(times)) if tied is not None else None,
     }
 
 
 def split_report(dataset: Dataset) -> dict[str, Any]:
     """Rows, users, labels under `supervise="all"`, and the times (seconds) of the first and the last target."""
-    times = np.array(dataset[TIMESTAMP])
-    known = len(times) and times.min() != UNKNOWN_TIME
+    times = pc.min_max(arrow_column(dataset, TIMESTAMP)).as_py()
+    known = len(dataset) and times["min"] != UNKNOWN_TIME
     return {
         "rows": len(dataset),
-        "users": len(set(dataset[USER_ID])),
+        "users": pc.count_distinct(arrow_column(dataset, USER_ID)).as_py(),
         "distinct_labels": distinct_labels(dataset),
-        "first_time": int(times.min()) if known else None,
-        "last_time": int(times.max()) if known else None,
+        "first_time": times["min"] if known else None,
+        "last_time": times["max"] if known else None,
     }
 
 
-def write_readme(card: dict[str, Any]) -> str:
+def terminal_lines(card: dict[str, Any]) -> list[str]:
+    """What was read, what did not join, what was dropped and what has no title, as sentences."""
+    lines = []
+    for name, entry in card.get("files", {}).items():
+        text = f"{name}: {entry['rows']:,} rows read"
+        if "lines" in entry:
+            text += f" of {entry['lines']:,} lines, 0 refused"
+            if entry["rows_over_lines"]:
+                text += f"; rows with a quoted field over several lines: {entry['rows_over_lines']:,}"
+        lines.append(text)
+    lines += _join_lines(card.get("join", {}))
+    counts, catalog = card.get("interactions", {}), card["catalog"]
+    dropped = {
+        "duplicates": counts.get("dropped_duplicates"),
+        "by the k-core": counts.get("dropped_by_k_core"),
+        "with untitled items": counts.get("dropped_untitled"),
+    }
+    if any(dropped.values()):
+        parts = ", ".join(f"{number:,} {what}" for what, number in dropped.items() if number)
+        lines.append(
+            f"interactions dropped: {parts}; {counts['interactions']:,} of {counts['interactions_read']:,} left"
+        )
+    missing = catalog["missing_titles"] + catalog["empty_titles"]
+    if missing:
+        lines.append(f"items without a title: {missing:,} of {catalog['items']:,}; their name is made of their id")
+    idle = counts.get("items_without_interactions", 0)
+    if idle:
+        kept = counts["of_these_kept_in_the_catalog"]
+        what = f"{kept:,} of them kept" if kept else "left out of the catalog; `keep_all_items` keeps them"
+        lines.append(f"items without interactions: {idle:,}, {what}")
+    return lines
+
+
+def _join_lines(join: dict[str, Any]) -> list[str]:
+    missing = join.get("without_item_row")
+    if not missing:
+        return []
+    text = f"items of the log without a row among the items: {missing:,} of {join['items_of_the_log']:,}, "
+    shown = join["first_without_item_row"]
+    text += ", ".join(map(repr, shown)) + ", ..." * (missing > len(shown))
+    if join["near_misses"]:
+        pairs = ", ".join(f"{other!r} for {item!r}" for item, other in join["near_misses"].items())
+        text += f". The items have another spelling: {pairs}"
+    return [text]
+
+
+def data_card_markdown(card: dict[str, Any]) -> str:
     """The card as Markdown."""
     sections = {
         "Source": {"source": card["source"], **card["options"]},
@@ -46,6 +95,7 @@ def write_readme(card: dict[str, Any]) -> str:
     }
     lines = ["# Data card", "", "Written by `hf-rec prepare`; read it with `hf_rec.data.prepare.load_prepared`.", ""]
     lines += ["Rows of a user are in order of time, rows of one time in the order of the file.", ""]
+    lines += [f"- {line}" for line in terminal_lines(card)] + [""]
     for title, entries in sections.items():
         if entries:
             lines += [f"## {title}", "", "| | |", "|---|---|"]

@@ -15,26 +15,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import DatasetDict, load_from_disk
 
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.data_card import split_report, time_report, write_readme
-from hf_rec.data.interactions import clean_interactions
-from hf_rec.data.sources.amazon import load_amazon
-from hf_rec.data.sources.histories import load_history_csv
-from hf_rec.data.sources.movielens import load_movielens
-from hf_rec.data.sources.sequences import load_sequence_csv, load_sequence_text
-from hf_rec.data.sources.tables import load_table
-from hf_rec.data.splits import check_no_leak, global_time, leave_one_out, sequence_hash
+from hf_rec.data.data_card import data_card_markdown, split_report
+from hf_rec.data.in_memory import clean_and_split
+from hf_rec.data.sources import SOURCES
+from hf_rec.data.sources.report import SourceReport
+from hf_rec.data.splits import check_no_leak, sequence_hash
 
 
 FORMAT = "hf_rec.data"
 FORMAT_VERSION = 1
 SPLIT_RULES = {"leave-one-out": "loo", "global-time": "time", "ready-made": "ready"}
+NOT_OPTIONS = ("year", "report")  # arguments of readers that the name of a source settles, or that are filled in
 
 
 def prepare(
@@ -48,6 +45,7 @@ def prepare(
     min_count: int = 0,
     duplicates: str = "exact",
     require_titles: bool = False,
+    keep_all_items: bool = False,
     num_proc: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -55,40 +53,38 @@ def prepare(
     Read a source, clean and split it, and write the result to a folder.
 
     Args:
-        source (`str`): `"table"`, `"amazon-2014"`, `"amazon-2018"`, `"amazon-2023"`, `"movielens"`, `"sequence-csv"`,
-            `"history-csv"`, `"sequence-text"` or `"demo"`.
+        source (`str`): One of [`~hf_rec.data.sources.SOURCES`], such as `"table"`, `"amazon-2023"` or `"movielens"`.
         out (`str` or `os.PathLike`): The folder to write. It must not exist, or be empty; nothing is left of it if
             anything fails.
         split (`str`, *optional*): `"leave-one-out"` (the default for interactions), `"global-time"`, or
             `"ready-made"` (the only one for `"sequence-csv"` and `"history-csv"`, which come with splits).
         window, stride, min_events (`int`, *optional*): As in [`~hf_rec.data.splits.leave_one_out`] and
             [`~hf_rec.data.splits.global_time`] (`min_events` there only).
-        min_count, duplicates, require_titles (*optional*): As in
+        min_count, duplicates, require_titles, keep_all_items (*optional*): As in
             [`~hf_rec.data.interactions.clean_interactions`].
         num_proc (`int`, *optional*): Processes that cut windows.
-        options: Arguments of the source: `path` and others of [`~hf_rec.data.sources.tables.load_table`],
-            [`~hf_rec.data.sources.amazon.load_amazon`], [`~hf_rec.data.sources.movielens.load_movielens`],
-            [`~hf_rec.data.sources.sequences.load_sequence_csv`],
-            [`~hf_rec.data.sources.histories.load_history_csv`],
-            [`~hf_rec.data.sources.sequences.load_sequence_text`] or
-            [`~hf_rec.data.sources.demo.load_demo`]. A relative path that does not exist is looked for below the folder
-            that the variable `HF_REC_DATA` names.
+        options: Arguments of the source's reader, as [`~hf_rec.data.sources.tables.load_table`]: `path` and others. A
+            relative path that does not exist is looked for below the folder that the variable `HF_REC_DATA` names.
 
     Returns:
         `dict`: The data card, as in `data.json`.
     """
-    loaders = source_loaders()
-    if source not in loaders:
-        raise ValueError(f"`source` must be one of {sorted(loaders)}, got {source!r}.")
-    loader = loaders[source]
-    _check_options(source, loader, options)
+    if source not in SOURCES:
+        raise ValueError(f"`source` must be one of {sorted(SOURCES)}, got {source!r}.")
+    reader = SOURCES[source].reader()
+    takes_report = _check_options(source, reader, options)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"`out` = {str(out)!r} exists and is not empty. Choose another folder, or remove it.")
     rule = _split_rule(source, split)
     if rule != "global-time" and min_events is not None:
         raise ValueError(f"`min_events` is {min_events}, but only the split 'global-time' knows it. Leave it out.")
-    cleaning = {"min_count": min_count, "duplicates": duplicates, "require_titles": require_titles}
+    cleaning = {
+        "min_count": min_count,
+        "duplicates": duplicates,
+        "require_titles": require_titles,
+        "keep_all_items": keep_all_items,
+    }
     windows = {"window": window, "stride": stride, "min_events": min_events}
     windows = {name: value for name, value in windows.items() if value is not None}
     if rule == "ready-made":
@@ -99,18 +95,18 @@ def prepare(
                 "Leave it out."
             )
 
-    loaded, catalog = loader(**options)
+    report = SourceReport()
+    loaded, catalog = reader(**options, **({"report": report} if takes_report else {}))
     card = {"format": FORMAT, "version": FORMAT_VERSION, "source": source, "options": _as_json(options)}
     card["split"] = {"rule": SPLIT_RULES[rule], "name": rule, **windows}
+    card |= {name: found for name, found in (("files", report.files), ("join", report.join)) if found}
     if rule == "ready-made":
         splits = loaded
     else:
-        log = clean_interactions(loaded, catalog, **cleaning)
-        catalog = log.catalog
-        cut = leave_one_out if rule == "leave-one-out" else global_time
-        splits = cut(log.interactions, **windows, num_proc=num_proc)
+        catalog, splits, card["interactions"] = clean_and_split(
+            loaded, catalog, rule, cleaning=cleaning, windows=windows, num_proc=num_proc
+        )
         card["cleaning"] = cleaning
-        card["interactions"] = log.report | time_report(log.interactions)
     if rule != "leave-one-out":
         check_no_leak(splits)
     empty = [name for name, dataset in splits.items() if not len(dataset)]
@@ -159,39 +155,24 @@ def load_prepared(directory: str | os.PathLike) -> tuple[Catalog, DatasetDict, d
     return catalog, splits, card
 
 
-def source_loaders() -> dict[str, Callable[..., tuple[Dataset | DatasetDict, Catalog]]]:
-    """Name of each source -> function that reads it and whose keyword arguments are the options of the source."""
-    from hf_rec.data.sources.demo import load_demo
-
-    return {
-        "table": load_table,
-        "amazon-2014": partial(load_amazon, year=2014),
-        "amazon-2018": partial(load_amazon, year=2018),
-        "amazon-2023": partial(load_amazon, year=2023),
-        "movielens": load_movielens,
-        "sequence-csv": load_sequence_csv,
-        "history-csv": load_history_csv,
-        "sequence-text": load_sequence_text,
-        "demo": load_demo,
-    }
-
-
-def _check_options(source: str, loader: Callable, options: dict[str, Any]) -> None:
-    parameters = inspect.signature(loader).parameters
-    unknown = sorted(name for name in options if name not in parameters or name == "year")
+def _check_options(source: str, reader: Callable[..., Any], options: dict[str, Any]) -> bool:
+    """Refuse options that the source does not have; whether its reader fills in a report."""
+    parameters = inspect.signature(reader).parameters
+    known = [name for name in parameters if name not in NOT_OPTIONS]
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        known = [name for name in parameters if name != "year"]
         raise ValueError(f"`{unknown[0]}` is no option of the source {source!r}, which has {known}.")
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     missing = [name for name in needed if options.get(name) is None]
     if missing:
         raise ValueError(f"The source {source!r} needs `{missing[0]}`. Say where its files are.")
+    return "report" in parameters
 
 
 def _split_rule(source: str, split: str | None) -> str:
     if split is not None and split not in SPLIT_RULES:
         raise ValueError(f"`split` must be one of {sorted(SPLIT_RULES)}, got {split!r}.")
-    has_splits = source in ("sequence-csv", "history-csv")
+    has_splits = SOURCES[source].has_splits
     if split is not None and (split == "ready-made") != has_splits:
         kind = "comes with its splits: leave `split` out" if has_splits else "has no splits of its own: choose another"
         raise ValueError(f"`split` is {split!r}, but the source {source!r} {kind}.")
@@ -217,7 +198,7 @@ def write_prepared(out: Path, catalog: Catalog, splits: DatasetDict, card: dict[
         catalog.save(partial_dir)
         splits.save_to_disk(str(partial_dir / "splits"))
         (partial_dir / "data.json").write_text(json.dumps(card, indent=2, default=str) + "\n", encoding="utf-8")
-        (partial_dir / "README.md").write_text(write_readme(card), encoding="utf-8")
+        (partial_dir / "README.md").write_text(data_card_markdown(card), encoding="utf-8")
         partial_dir.chmod(0o755)
         if out.exists():
             out.rmdir()

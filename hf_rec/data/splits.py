@@ -16,21 +16,21 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hf_rec.columns import (
+    EVENT_TIMESTAMPS,
+    EVENTS,
     HISTORY,
     HISTORY_TIMESTAMPS,
     ITEM_ID,
     SUPERVISE_FROM,
     TARGET,
     TIMESTAMP,
+    UNKNOWN_TIME,
     USER_ID,
     interaction_features,
     sequence_features,
 )
 
 
-EVENTS = "events"
-EVENT_TIMESTAMPS = "event_timestamps"
-UNKNOWN_TIME = -1
 SPLITS = ("train", "validation", "test")
 
 
@@ -45,7 +45,7 @@ def user_events(interactions: Dataset) -> Dataset:
     Returns:
         `datasets.Dataset`: One row a user, by first event: `user_id`, `events` (`list[int]`), `event_timestamps`.
     """
-    table = interactions.with_format("arrow")[:].cast(interaction_features().arrow_schema)
+    table = _clean_columns(interactions)
     encoded = table[USER_ID].combine_chunks().dictionary_encode()
     users = encoded.indices.to_numpy(zero_copy_only=False)
     order = pa.array(np.argsort(users, kind="stable"))
@@ -59,6 +59,20 @@ def user_events(interactions: Dataset) -> Dataset:
         {USER_ID: Value("string"), EVENTS: List(Value("int64")), EVENT_TIMESTAMPS: List(Value("int64"))}
     )
     return Dataset(pa.table(columns).cast(features.arrow_schema))
+
+
+def _clean_columns(interactions: Dataset) -> pa.Table:
+    """The columns of a cleaned log, further ones left out."""
+    wanted = interaction_features().arrow_schema
+    way_out = "Clean it first: `prepare_interactions` (hf_rec.data.in_memory) takes a raw log."
+    missing = [name for name in wanted.names if name not in interactions.column_names]
+    if missing:
+        raise ValueError(f"The log has no column {missing[0]!r}; it has {interactions.column_names}. {way_out}")
+    table = interactions.select_columns(wanted.names).with_format("arrow")[:]
+    for name in (ITEM_ID, TIMESTAMP):
+        if not pa.types.is_integer(table[name].type):
+            raise ValueError(f"The log is not cleaned: its {name!r} holds {table[name].type}, not numbers. {way_out}")
+    return table.cast(wanted)
 
 
 def window_ends(num_events: int, window: int | None, stride: int, min_events: int = 2) -> list[int]:
@@ -160,7 +174,7 @@ def global_time(
         num_proc=num_proc,
         desc="Windows",
     )
-    times = _column(windows, TIMESTAMP).to_numpy()
+    times = arrow_column(windows, TIMESTAMP).to_numpy()
     if len(times) and times.min() == UNKNOWN_TIME:
         raise ValueError("A global time split needs the time of every interaction. Use leave-one-out without times.")
     order = np.argsort(times, kind="stable")
@@ -232,8 +246,8 @@ def check_no_leak(splits: Mapping[str, Dataset]) -> None:
     if "train" not in splits or "test" not in splits or not len(splits["train"]) or not len(splits["test"]):
         return
     last, first = (
-        pc.max(_column(splits["train"], TIMESTAMP)).as_py(),
-        pc.min(_column(splits["test"], TIMESTAMP)).as_py(),
+        pc.max(arrow_column(splits["train"], TIMESTAMP)).as_py(),
+        pc.min(arrow_column(splits["test"], TIMESTAMP)).as_py(),
     )
     if last > first:
         raise ValueError(
@@ -255,14 +269,14 @@ def distinct_labels(dataset: Dataset, supervise: str = "all") -> int:
         raise ValueError(f"`supervise` must be 'last' or 'all', got {supervise!r}.")
     if supervise == "last" or not len(dataset):
         return len(dataset)
-    num_history = pc.sum(pc.list_value_length(_column(dataset, HISTORY))).as_py()
-    return num_history + len(dataset) - pc.sum(_column(dataset, SUPERVISE_FROM)).as_py()
+    num_history = pc.sum(pc.list_value_length(arrow_column(dataset, HISTORY))).as_py()
+    return num_history + len(dataset) - pc.sum(arrow_column(dataset, SUPERVISE_FROM)).as_py()
 
 
 def seen_items(dataset: Dataset) -> set[int]:
     """Catalog rows that occur in a split, in a history or as a target: the warm items, if it is the training split."""
-    history = pc.list_flatten(_column(dataset, HISTORY)).unique().to_pylist()
-    return {*history, *_column(dataset, TARGET).unique().to_pylist()}
+    history = pc.list_flatten(arrow_column(dataset, HISTORY)).unique().to_pylist()
+    return {*history, *arrow_column(dataset, TARGET).unique().to_pylist()}
 
 
 def sequence_hash(dataset: Dataset) -> str:
@@ -294,7 +308,8 @@ def _check_window(window: int | None, stride: int | None) -> int:
     return stride
 
 
-def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """A column as it lies in memory, without a Python object for each row."""
     return dataset.select_columns(name).with_format("arrow")[:][name]
 
 

@@ -29,6 +29,13 @@ class TestOrder:
         assert rows == [("v", "a", 3), ("u", "c", 3), ("u", "b", 5), ("u", "a", 5)]
         assert log.catalog.ids == ["a", "b", "c"]
         assert log.report["items_without_interactions"] == 2
+        assert log.report["of_these_kept_in_the_catalog"] == 0
+
+    def test_items_without_interactions_are_kept_where_it_is_asked(self):
+        rows, log = clean(("u", "d", 5), ("v", "b", 3), keep_all_items=True)
+        assert rows == [("v", "b", 3), ("u", "d", 5)]
+        assert log.catalog.ids == list("abcde")
+        assert (log.report["items"], log.report["of_these_kept_in_the_catalog"]) == (2, 3)
 
     def test_unknown_times_keep_the_order_of_the_file(self):
         rows, _ = clean(("u", "b", -1), ("u", "a", -1), ("u", "b", -1))
@@ -168,3 +175,23 @@ class TestTimes:
     def test_unknown_unit(self):
         with pytest.raises(ValueError, match="`timestamp_unit` must be"):
             parse_timestamps(pa.chunked_array([[1]]), "ns")
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            pa.array([5, 2**64 - 1], pa.uint64()),
+            pa.array([5, 2**62], pa.int64()).cast(pa.timestamp("ms")),
+            pa.array([5, 2**62], pa.int64()).cast(pa.timestamp("s")),
+            pa.array([5.0, 1e300]),
+        ],
+    )
+    def test_times_beyond_every_calendar_are_told_and_not_overflowed(self, column):
+        with pytest.raises(ValueError, match="lies beyond the year 5138 in 1 of 2 rows; the first is row 1"):
+            parse_timestamps(pa.chunked_array([column]), "s")
+
+    def test_advice_fits_what_is_wrong(self):
+        with pytest.raises(ValueError) as told:
+            clean(("u", "a", 1500000000900), ("u", "b", 1500000000100))
+        assert "Repair or drop" not in str(told.value) and "`timestamp_unit` must be 'ms'" in str(told.value)
+        rows, _ = clean(("u", "a", 1500000000900), ("u", "b", 1500000000100), timestamp_unit="ms")
+        assert rows == [("u", "b", 1500000000), ("u", "a", 1500000000)]

@@ -4,7 +4,8 @@ import os
 import pytest
 
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.prepare import load_prepared, prepare, source_loaders
+from hf_rec.data.data_card import terminal_lines
+from hf_rec.data.prepare import load_prepared, prepare
 
 
 LOG = "user_id,item_id,timestamp,title\n" + "".join(
@@ -107,6 +108,49 @@ def test_demo_source(tmp_path):
     assert card["catalog"]["missing_titles"] == 0
 
 
+class TestWhatIsTold:
+    def write(self, tmp_path):
+        rows = [f"u{user},SKU {item},{10 * user + item}\n" for user in range(5) for item in range(4)]
+        (tmp_path / "log.csv").write_text("user_id,sku,timestamp\n" + "".join([*rows, rows[0], "u9,SKU 0,7\n"]))
+        items = ["SKU 0 ,A\n", "SKU 1,B\n", "sku 2,C\n", 'COLD1,"D,\nand more"\n']
+        (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(items))
+        return {"path": tmp_path / "log.csv", "items": tmp_path / "items.csv", "items_id_column": "item_id"}
+
+    def test_nothing_that_was_read_dropped_or_not_joined_is_silent(self, tmp_path):
+        arguments = self.write(tmp_path) | {"item_column": "sku", "title_column": "title", "min_count": 2}
+        card = prepare("table", tmp_path / "out", **arguments)
+        assert card["files"] == {
+            "log.csv": {"rows": 22, "lines": 23, "rows_over_lines": 0},
+            "items.csv": {"rows": 4, "lines": 6, "rows_over_lines": 1},
+        }
+        assert terminal_lines(card) == [
+            "log.csv: 22 rows read of 23 lines, 0 refused",
+            "items.csv: 4 rows read of 6 lines, 0 refused; rows with a quoted field over several lines: 1",
+            "items of the log without a row among the items: 3 of 4, 'SKU 0', 'SKU 2', 'SKU 3'. The items have "
+            "another spelling: 'SKU 0 ' for 'SKU 0', 'sku 2' for 'SKU 2'",
+            "interactions dropped: 1 duplicates, 1 by the k-core; 20 of 22 left",
+            "items without a title: 3 of 4; their name is made of their id",
+            "items without interactions: 3, left out of the catalog; `keep_all_items` keeps them",
+        ]
+        assert "3 of 4" in (tmp_path / "out" / "README.md").read_text()
+
+    def test_items_without_interactions_stay_where_it_is_asked(self, tmp_path):
+        arguments = self.write(tmp_path) | {"item_column": "sku", "title_column": "title"}
+        card = prepare("table", tmp_path / "out", keep_all_items=True, **arguments)
+        catalog, splits, _ = load_prepared(tmp_path / "out")
+        assert catalog.ids == ["SKU 0 ", "SKU 1", "sku 2", "COLD1", "SKU 0", "SKU 2", "SKU 3"]
+        assert catalog.titles[3] == "D, and more"
+        assert [catalog.ids[row] for row in splits["test"]["target"]] == ["SKU 3"] * 5
+        assert terminal_lines(card)[-1] == "items without interactions: 3, 3 of them kept"
+
+    def test_a_stray_quote_ends_it_with_the_line_and_leaves_nothing(self, log, tmp_path):
+        lines = LOG.splitlines(keepends=True)
+        log.write_text("".join([*lines[:10], 'u1,i2,3,"The unclosed film\n', *lines[10:]]))
+        with pytest.raises(ValueError, match="log.csv: on line 11 a quote opens a field, but nothing closes it up to"):
+            prepare("table", tmp_path / "out", path=log, title_column="title")
+        assert not (tmp_path / "out").exists()
+
+
 class TestRefusals:
     def test_a_folder_with_something_in_it_is_left_alone(self, log, tmp_path):
         out = tmp_path / "out"
@@ -154,19 +198,6 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             prepare(**{"source": "table", "out": tmp_path / "out", "path": log} | arguments)
         assert not (tmp_path / "out").exists()
-
-    def test_every_source_is_a_function_with_named_options(self):
-        assert sorted(source_loaders()) == [
-            "amazon-2014",
-            "amazon-2018",
-            "amazon-2023",
-            "demo",
-            "history-csv",
-            "movielens",
-            "sequence-csv",
-            "sequence-text",
-            "table",
-        ]
 
 
 class TestLoading:

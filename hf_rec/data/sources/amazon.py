@@ -13,10 +13,13 @@ import pyarrow.csv
 import pyarrow.json
 from datasets import Dataset
 
-from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, USER_ID
+from hf_rec.columns import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.sources.files import open_text, resolve_path
+from hf_rec.data.sources.csv_rows import check_count, count_rows
+from hf_rec.data.sources.files import open_text, reading, resolve_path
+from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.sources.tables import BLOCK_BYTES, complete_catalog
+from hf_rec.data.timestamps import parse_timestamps
 
 
 # Fields of a review and of the item files; the ratings-only csv of 2014 and 2018 have no header and differ in order.
@@ -26,8 +29,8 @@ REVIEW_FIELDS = {
     2023: {"user_id": USER_ID, "parent_asin": ITEM_ID, "timestamp": TIMESTAMP},
 }
 CSV_COLUMNS = {
-    2014: [USER_ID, ITEM_ID, "rating", TIMESTAMP],
-    2018: [ITEM_ID, USER_ID, "rating", TIMESTAMP],
+    2014: [USER_ID, ITEM_ID, RATING, TIMESTAMP],
+    2018: [ITEM_ID, USER_ID, RATING, TIMESTAMP],
     2023: None,
 }
 ATTRIBUTES = {
@@ -39,7 +42,11 @@ ITEM_KEY = {2014: "asin", 2018: "asin", 2023: "parent_asin"}
 
 
 def load_amazon(
-    path: str | os.PathLike | Sequence[str | os.PathLike], *, year: int, meta: str | os.PathLike | None = None
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    year: int,
+    meta: str | os.PathLike | None = None,
+    report: SourceReport | None = None,
 ) -> tuple[Dataset, Catalog]:
     """
     Read one category of Amazon reviews.
@@ -56,6 +63,7 @@ def load_amazon(
         meta (`str` or `os.PathLike`, *optional*): `meta_{Category}.json.gz` or `.jsonl`. Without it no item has a
             title. Of several lines about an item the first counts. A title of 2018 that is a piece of a web page is
             taken as missing.
+        report ([`SourceReport`], *optional*): Is filled in with what was read and what did not join.
 
     Returns:
         `tuple[datasets.Dataset, Catalog]`: Interactions in the order of the files, and the items that occur in them.
@@ -65,20 +73,25 @@ def load_amazon(
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
         raise ValueError("`path` is an empty list. Give at least one file of reviews.")
-    table = pa.concat_tables([_read_reviews(resolve_path(one), year) for one in paths])
-    records = []
-    if meta is not None:
-        records = list(_read_items(resolve_path(meta), year, set(table[ITEM_ID].unique().to_pylist())))
-    return Dataset(table), complete_catalog(records, table[ITEM_ID])
+    report = SourceReport() if report is None else report
+    table = pa.concat_tables([_read_reviews(resolve_path(one), year, report) for one in paths])
+    if meta is None:
+        return Dataset(table), complete_catalog([], table[ITEM_ID])
+    meta = resolve_path(meta)
+    with reading(meta, f"file of Amazon items of {year}"):
+        records = list(_read_items(meta, year, set(table[ITEM_ID].unique().to_pylist())))
+        return Dataset(table), complete_catalog(records, table[ITEM_ID], report)
 
 
-def _read_reviews(path: Path, year: int) -> pa.Table:
-    fields = REVIEW_FIELDS[year]
-    is_csv = ".csv" in path.suffixes
-    try:
+def _read_reviews(path: Path, year: int, report: SourceReport) -> pa.Table:
+    fields, counts = REVIEW_FIELDS[year], None
+    with reading(path, f"file of Amazon reviews of {year}"):
+        if ".csv" in path.suffixes:
+            counts = count_rows(path, header=CSV_COLUMNS[year] is None)
         with pa.input_stream(path, compression="detect") as stream:
-            if is_csv:
+            if counts is not None:
                 table = _read_csv(stream, year)
+                check_count(path, len(table), counts.rows)
             else:
                 schema = pa.schema(
                     [(name, pa.int64() if fields[name] == TIMESTAMP else pa.string()) for name in fields]
@@ -91,8 +104,7 @@ def _read_reviews(path: Path, year: int) -> pa.Table:
                         explicit_schema=schema, unexpected_field_behavior="ignore"
                     ),
                 )
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no file of Amazon reviews of {year}: {error}. Download it again.") from error
+    report.note_file(path, len(table), counts)
     missing = [name for name in fields if name not in table.column_names]
     if missing:
         raise ValueError(f"{path} has no field {missing[0]!r}. Is it of {year}? It has {table.column_names}.")
@@ -103,7 +115,8 @@ def _read_reviews(path: Path, year: int) -> pa.Table:
         raise ValueError(f"No line of {path} has a field {raw!r}. Is it of {year}?")
     times = table[TIMESTAMP]
     if year == 2023:
-        times = times.cast(pa.timestamp("ms"))
+        with reading(path):
+            times = pa.array(parse_timestamps(times, "ms")).cast(pa.timestamp("us"))
     return pa.table({USER_ID: table[USER_ID], ITEM_ID: table[ITEM_ID], TIMESTAMP: times})
 
 
@@ -116,6 +129,7 @@ def _read_csv(stream: pa.NativeFile, year: int) -> pa.Table:
     return pyarrow.csv.read_csv(
         stream,
         read_options=pyarrow.csv.ReadOptions(column_names=names),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
     )
 
@@ -139,7 +153,7 @@ def _read_items(path: Path, year: int, wanted: set[str]) -> Iterator[dict[str, A
                     f"Line {number} of {path} is no item of {year} ({type(error).__name__}: {error}). Download it "
                     "again."
                 ) from None
-            if item_id in wanted:
+            if isinstance(item_id, str) and item_id in wanted:
                 wanted.remove(item_id)
                 attributes = {name: item[name] for name in ATTRIBUTES[year] if item.get(name) not in (None, "", [])}
                 yield {ITEM_ID: item_id, TITLE: _title(item, year), **attributes}
@@ -147,6 +161,6 @@ def _read_items(path: Path, year: int, wanted: set[str]) -> Iterator[dict[str, A
 
 def _title(item: dict[str, Any], year: int) -> str | None:
     title = item.get("title")
-    if year == 2018 and title and ("getTime" in title or "<span" in title):
+    if year == 2018 and isinstance(title, str) and ("getTime" in title or "<span" in title):
         return None
     return title

@@ -5,29 +5,39 @@ The folder tells which it is: `u.data` + `u.item`, `ratings.dat` + `movies.dat`,
 `*.inter` + `*.item`.
 """
 
-import csv
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from datasets import Dataset
 
 from hf_rec.columns import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.sources.files import open_text, resolve_path
+from hf_rec.data.sources.csv_rows import read_dicts
+from hf_rec.data.sources.files import reading, resolve_path
+from hf_rec.data.sources.report import SourceReport
+from hf_rec.data.timestamps import LATEST_SECOND
 
+
+_Rows = list[tuple[int, list[str]]]  # number of a line, its fields
+_Parsed = TypeVar("_Parsed")
 
 YEAR_AT_END = re.compile(r"\((\d{4})\)\s*$")
 GENRES_100K = (
     "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|Mystery"
     "|Romance|Sci-Fi|Thriller|War|Western"
 ).split("|")
+NUM_FIELDS_100K = 5  # of a film, before its genres: number, title, two dates, address
 RATING_FIELDS = (USER_ID, ITEM_ID, RATING, TIMESTAMP)
+FILM_FIELDS = (ITEM_ID, "movie_title", "release_year", "class")  # of the atomic files
 
 
-def load_movielens(path: str | os.PathLike, *, add_year: bool = False) -> tuple[Dataset, Catalog]:
+def load_movielens(
+    path: str | os.PathLike, *, add_year: bool = False, report: SourceReport | None = None
+) -> tuple[Dataset, Catalog]:
     """
     Read a MovieLens folder.
 
@@ -35,32 +45,43 @@ def load_movielens(path: str | os.PathLike, *, add_year: bool = False) -> tuple[
         path (`str` or `os.PathLike`): The folder, unpacked.
         add_year (`bool`, *optional*, defaults to `False`): Write the year behind titles that lack it, as in "Toy Story
             (1995)". GroupLens publishes titles with it, RecBole without.
+        report ([`SourceReport`], *optional*): Is told how many rows were read.
 
     Returns:
         `tuple[datasets.Dataset, Catalog]`: All ratings with `user_id`, `item_id`, `rating` and `timestamp` in the
         order of the file, and all films, rated or not, with `year` and `genres` as attributes.
     """
     folder = resolve_path(path)
+    report = SourceReport() if report is None else report
     if (folder / "u.data").is_file():
-        ratings = _read_ratings(folder / "u.data", "\t")
-        films = [_film_100k(fields) for fields in _read_fields(folder / "u.item", "|")]
+        ratings = _parse(folder / "u.data", _fields(folder / "u.data", "\t"), "rating", _rating, report)
+        films_file = folder / "u.item"
+        films = _parse(films_file, _fields(films_file, "|"), "film", _film_100k, report)
     elif (folder / "ratings.dat").is_file():
-        ratings = _read_ratings(folder / "ratings.dat", "::")
-        films = [_film(*fields) for fields in _read_fields(folder / "movies.dat", "::")]
+        ratings = _parse(folder / "ratings.dat", _fields(folder / "ratings.dat", "::"), "rating", _rating, report)
+        films_file = folder / "movies.dat"
+        films = _parse(films_file, _fields(films_file, "::"), "film", lambda fields: _film(*fields), report)
     elif (folder / "ratings.csv").is_file():
-        ratings = _read_ratings_csv(folder / "ratings.csv")
-        films = [_film(row["movieId"], row["title"], row["genres"]) for row in _read_csv(folder / "movies.csv")]
+        rows = _csv_fields(folder / "ratings.csv", ("userId", "movieId", "rating", "timestamp"))
+        ratings = _parse(folder / "ratings.csv", rows, "rating", _rating, report)
+        films_file = folder / "movies.csv"
+        rows = _csv_fields(films_file, ("movieId", "title", "genres"))
+        films = _parse(films_file, rows, "film", lambda fields: _film(*fields), report)
     else:
-        ratings, films = _read_atomic(folder)
+        ratings_file, films_file = _atomic_files(folder)
+        ratings = _parse(ratings_file, _atomic_fields(ratings_file, RATING_FIELDS), "rating", _rating, report)
+        films = _parse(films_file, _atomic_fields(films_file, FILM_FIELDS), "film", _film_atomic, report)
     for film in films:
         if add_year and film["year"] and film[TITLE] and not YEAR_AT_END.search(film[TITLE]):
             film[TITLE] = f"{film[TITLE]} ({film['year']})"
-    return Dataset(ratings), Catalog.from_records(films)
+    columns = list(zip(*ratings, strict=True)) or [()] * len(RATING_FIELDS)
+    with reading(films_file):
+        return Dataset(pa.table(dict(zip(RATING_FIELDS, columns, strict=True)))), Catalog.from_records(films)
 
 
-def _read_fields(path: Path, delimiter: str) -> list[list[str]]:
+def _fields(path: Path, delimiter: str) -> _Rows:
     """
-    Lines cut at a delimiter.
+    Lines cut at a delimiter, each with its number; empty ones are left out.
 
     The files of 100K and 1M are latin-1, those of 10M UTF-8: what decodes as UTF-8 and holds more than ASCII is UTF-8.
     """
@@ -71,46 +92,67 @@ def _read_fields(path: Path, delimiter: str) -> list[list[str]]:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    return [line.rstrip("\r").split(delimiter) for line in text.split("\n") if line.strip()]
+    lines = enumerate(text.split("\n"), start=1)
+    return [(number, line.rstrip("\r").split(delimiter)) for number, line in lines if line.strip()]
 
 
-def _read_ratings(path: Path, delimiter: str) -> pa.Table:
-    return _ratings_table(path, _read_fields(path, delimiter), RATING_FIELDS, first_line=1)
-
-
-def _read_ratings_csv(path: Path) -> pa.Table:
-    rows = [[row["userId"], row["movieId"], row["rating"], row["timestamp"]] for row in _read_csv(path)]
-    return _ratings_table(path, rows, RATING_FIELDS, first_line=2)
-
-
-def _ratings_table(path: Path, rows: list[list[str]], fields: tuple[str, ...], first_line: int) -> pa.Table:
-    """Numbers of the four columns, of which `fields` says where they stand in a row."""
-    places = [fields.index(name) for name in RATING_FIELDS]
-    columns = [[], [], [], []]
-    for number, row in enumerate(rows, start=first_line):
-        try:
-            if len(row) != len(fields):
-                raise ValueError(f"{len(row)} fields instead of {len(fields)}")
-            user, item, rating, time = (row[place] for place in places)
-            values = (int(user), int(item), float(rating), int(float(time)))
-        except ValueError as error:
-            raise ValueError(f"Line {number} of {path} is no rating: {error}. Download the file again.") from None
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-    return pa.table(dict(zip(RATING_FIELDS, columns, strict=True)))
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _csv_fields(path: Path, columns: tuple[str, ...]) -> _Rows:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Unpack the whole archive into one folder.")
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    with reading(path, "good csv file"):
+        return [(number, [row[name] for name in columns]) for number, row in read_dicts(path, columns)]
+
+
+def _atomic_fields(path: Path, columns: tuple[str, ...]) -> _Rows:
+    """The lines behind the header of one of RecBole's files, with the fields of these columns alone."""
+    (_, header), *rows = _fields(path, "\t") or [(1, [""])]
+    names = [name.split(":")[0] for name in header]
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise ValueError(f"{path} has no column {missing[0]!r}; it has {names}. Download the file again.")
+    for number, fields in rows:
+        if len(fields) != len(names):
+            raise ValueError(
+                f"Line {number} of {path} has {len(fields)} fields instead of {len(names)}. Download the file again."
+            )
+    return [(number, [fields[names.index(name)] for name in columns]) for number, fields in rows]
+
+
+def _parse(
+    path: Path, rows: _Rows, what: str, make: Callable[[list[str]], _Parsed], report: SourceReport
+) -> list[_Parsed]:
+    """What `make` makes of the fields of each line; a line of which it cannot make anything is named."""
+    made = []
+    for number, fields in rows:
+        try:
+            made.append(make(fields))
+        except (ValueError, IndexError, TypeError, OverflowError) as error:
+            raise ValueError(f"Line {number} of {path} is no {what}: {error}. Download the file again.") from None
+    report.note_file(path, len(made))
+    return made
+
+
+def _rating(fields: list[str]) -> tuple[int, int, float, int]:
+    if len(fields) != len(RATING_FIELDS):
+        raise ValueError(f"{len(fields)} fields instead of {len(RATING_FIELDS)}")
+    user, item, rating, time = fields
+    seconds = int(float(time))
+    if not 0 <= seconds <= LATEST_SECOND:
+        raise ValueError(f"{TIMESTAMP!r} is {time:.40}, not seconds since 1970")
+    return _id(user), _id(item), float(rating), seconds
+
+
+def _id(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{text:.40} is no id")
+    return number
 
 
 def _film(item: str, title: str, genres: str = "") -> dict[str, Any]:
     year = YEAR_AT_END.search(title)
     return {
-        ITEM_ID: int(item),
+        ITEM_ID: _id(item),
         TITLE: title,
         "year": int(year.group(1)) if year else None,
         "genres": [genre for genre in genres.split("|") if genre],
@@ -118,14 +160,19 @@ def _film(item: str, title: str, genres: str = "") -> dict[str, Any]:
 
 
 def _film_100k(fields: list[str]) -> dict[str, Any]:
-    film = _film(fields[0], fields[1])
-    film["genres"] = [
-        genre for genre, flag in zip(GENRES_100K, fields[-len(GENRES_100K) :], strict=True) if flag == "1"
-    ]
-    return film
+    if len(fields) != NUM_FIELDS_100K + len(GENRES_100K):
+        raise ValueError(f"{len(fields)} fields instead of {NUM_FIELDS_100K + len(GENRES_100K)}")
+    flags = zip(GENRES_100K, fields[NUM_FIELDS_100K:], strict=True)
+    return _film(fields[0], fields[1]) | {"genres": [genre for genre, flag in flags if flag == "1"]}
 
 
-def _read_atomic(folder: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
+def _film_atomic(fields: list[str]) -> dict[str, Any]:
+    item, title, year, genres = fields
+    number = int(year) if year.isdecimal() and len(year) <= 4 else None
+    return {ITEM_ID: _id(item), TITLE: title, "year": number, "genres": genres.split()}
+
+
+def _atomic_files(folder: Path) -> tuple[Path, Path]:
     """RecBole's atomic files: tab separated, a header of `name:type`."""
     inter, item = sorted(folder.glob("*.inter")), sorted(folder.glob("*.item"))
     if len(inter) != 1 or len(item) != 1:
@@ -133,21 +180,4 @@ def _read_atomic(folder: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
             f"{folder} holds neither u.data, ratings.dat, ratings.csv nor one *.inter and one *.item file. Give the "
             "folder of an unpacked MovieLens archive."
         )
-    header, *rows = _read_fields(inter[0], "\t")
-    ratings = _ratings_table(inter[0], rows, tuple(name.split(":")[0] for name in header), first_line=2)
-    with open_text(item[0]) as file:
-        header, *rows = (line.rstrip("\n").split("\t") for line in file if line.strip())
-    names = [name.split(":")[0] for name in header]
-    films = []
-    for row in rows:
-        film = dict(zip(names, row, strict=True))
-        year = film["release_year"]
-        films.append(
-            {
-                ITEM_ID: int(film["item_id"]),
-                TITLE: film["movie_title"],
-                "year": int(year) if year.isdecimal() else None,
-                "genres": film["class"].split(),
-            }
-        )
-    return ratings, films
+    return inter[0], item[0]

@@ -1,7 +1,6 @@
 """Sequences that someone else has made: csv with a title map (as the MSL release), and text lines of ids."""
 
 import ast
-import csv
 import json
 import os
 from pathlib import Path
@@ -11,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, USER_ID
+from hf_rec.columns import EVENTS, ITEM_ID, ITEM_IDS, TIMESTAMP, TITLE, UNKNOWN_TIME, USER_ID
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.sources.files import open_text, resolve_path
-from hf_rec.data.splits import EVENTS, UNKNOWN_TIME, ready_made
-
-
-ITEM_IDS = "item_ids"
+from hf_rec.data.sources.csv_rows import read_dicts
+from hf_rec.data.sources.files import open_text, reading, resolve_path
+from hf_rec.data.sources.report import SourceReport
+from hf_rec.data.splits import ready_made
+from hf_rec.data.timestamps import LATEST_SECOND
 
 
 def load_sequence_csv(
@@ -28,6 +27,7 @@ def load_sequence_csv(
     validation_from: int | None = None,
     test: str | None = "test.csv",
     titles: str = "id2name4Rec.json",
+    report: SourceReport | None = None,
 ) -> tuple[DatasetDict, Catalog]:
     """
     Read a folder of csv files with columns `user_id, item_ids, timestamp`, each row one sequence.
@@ -43,18 +43,21 @@ def load_sequence_csv(
             become the validation split. The MSL release ships none: its Books set is cut at 1501459200.
         titles (`str`, *optional*, defaults to `"id2name4Rec.json"`): JSON object of item id to title. Its order is
             that of the catalog.
+        report ([`SourceReport`], *optional*): Is told how many rows were read.
 
     Returns:
         `tuple[datasets.DatasetDict, Catalog]`: Splits ready to train on, and the catalog.
     """
+    report = SourceReport() if report is None else report
     folder = resolve_path(path)
     catalog = _read_titles(folder / titles)
     read = {}
-    rows = {"train": _read_rows(folder / train, catalog)}
+    rows = {"train": _read_rows(folder / train, catalog, report)}
     if validation is not None or validation_from is not None:
-        rows["validation"] = rows["train"] if validation in (None, train) else _read_rows(folder / validation, catalog)
+        is_train = validation is None or validation == train
+        rows["validation"] = rows["train"] if is_train else _read_rows(folder / str(validation), catalog, report)
     if test is not None:
-        rows["test"] = _read_rows(folder / test, catalog)
+        rows["test"] = _read_rows(folder / test, catalog, report)
     for name, table in rows.items():
         if validation_from is not None and name != "test":
             late = table[TIMESTAMP].to_numpy() >= validation_from
@@ -65,78 +68,97 @@ def load_sequence_csv(
     return ready_made(read), catalog
 
 
-def load_sequence_text(path: str | os.PathLike) -> tuple[Dataset, Catalog]:
+def load_sequence_text(path: str | os.PathLike, *, report: SourceReport | None = None) -> tuple[Dataset, Catalog]:
     """
     Read a file with one user a line: `user item item ...`, oldest first, ids only (as the S3-Rec release).
+
+    Args:
+        path (`str` or `os.PathLike`): The file, `.gz` or not.
+        report ([`SourceReport`], *optional*): Is told how many lines were read.
 
     Returns:
         `tuple[datasets.Dataset, Catalog]`: Interactions in the order of the file, their times unknown (-1), and a
         catalog without titles, in order of the id.
     """
     path = resolve_path(path)
-    users, lengths, items = [], [], []
-    with open_text(path) as file:
+    lengths: dict[str, int] = {}
+    texts: list[str] = []
+    with reading(path, "good text file"), open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            user, *events = line.split() or [None]
-            if user is None:
+            if not line.strip():
                 continue
+            user, *events = line.split()
             if not events:
                 raise ValueError(f"Line {number} of {path} has user {user!r} but no items. Drop the line.")
-            users.append(user)
-            lengths.append(len(events))
-            items.extend(events)
-    if len(set(users)) < len(users):
-        user = next(user for row, user in enumerate(users) if user in users[:row])
-        raise ValueError(f"User {user!r} stands in several lines of {path}. Put each user's items in one line.")
-    raw_ids = set(items)
-    numeric = all(item.isdecimal() and str(int(item)) == item for item in raw_ids)
-    if numeric:
-        items = [int(item) for item in items]
+            if user in lengths:
+                raise ValueError(
+                    f"User {user!r} stands in several lines of {path}. Put each user's items in one line."
+                )
+            lengths[user] = len(events)
+            texts.extend(events)
+    if report is not None:
+        report.note_file(path, len(lengths))
+    items: list[Any] = list(texts)
+    if all(isinstance(numeric_id(item), int) for item in set(texts)):
+        items = [int(item) for item in texts]
     catalog = Catalog.from_records({ITEM_ID: item} for item in sorted(set(items)))
     table = {
-        USER_ID: pa.array(users).take(pa.array(np.repeat(np.arange(len(users)), lengths))),
+        USER_ID: pa.array(list(lengths), pa.string()).take(
+            pa.array(np.repeat(np.arange(len(lengths)), list(lengths.values())))
+        ),
         ITEM_ID: pa.array(items),
         TIMESTAMP: pa.array(np.full(len(items), UNKNOWN_TIME)),
     }
     return Dataset(pa.table(table)), catalog
 
 
+def numeric_id(text: str) -> int | str:
+    """An id as the number that it spells, if that is 64 bits wide at most and spells the id again."""
+    is_number = text.isdecimal() and len(text) <= 18 and str(int(text)) == text
+    return int(text) if is_number else text
+
+
 def _read_titles(path: Path) -> Catalog:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. `titles` must be the JSON file of item ids and titles.")
-    titles = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(titles, dict):
-        raise ValueError(f"{path} holds a JSON {type(titles).__name__}; it must be an object of item id to title.")
-    return Catalog.from_records(
-        {ITEM_ID: int(item) if item.isdecimal() and str(int(item)) == item else item, TITLE: title}
-        for item, title in titles.items()
-    )
+    with reading(path, "good JSON file of titles"):
+        titles = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(titles, dict):
+            raise ValueError(f"{path} holds a JSON {type(titles).__name__}; it must be an object of item id to title.")
+        return Catalog.from_records({ITEM_ID: numeric_id(item), TITLE: title} for item, title in titles.items())
 
 
-def _read_rows(path: Path, catalog: Catalog) -> pa.Table:
+def _read_rows(path: Path, catalog: Catalog, report: SourceReport) -> pa.Table:
     """Rows of one file: user, events as catalog rows, time. A bad row is named by its line."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Name the file as it stands in the folder.")
-    users, events, times = [], [], []
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = {USER_ID, ITEM_IDS, TIMESTAMP} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column {sorted(missing)[0]!r}; it has {reader.fieldnames}.")
-        for row in reader:
-            where = f"Line {reader.line_num} of {path}"
+    users: list[str] = []
+    events: list[list[int]] = []
+    times: list[int] = []
+    with reading(path, "good csv file"):
+        for line, row in read_dicts(path, (USER_ID, ITEM_IDS, TIMESTAMP), report):
+            where = f"Line {line} of {path}"
             if not row[USER_ID]:
                 raise ValueError(f"{where} has no {USER_ID!r}. Repair or drop the row.")
             users.append(row[USER_ID])
             events.append(_parse_items(row[ITEM_IDS], catalog, where))
-            try:
-                times.append(int(row[TIMESTAMP]))
-            except (TypeError, ValueError):
-                raise ValueError(f"{where} has {TIMESTAMP!r} {row[TIMESTAMP]!r}; it must be whole seconds.") from None
+            times.append(_parse_time(row[TIMESTAMP], where))
     if not users:
         raise ValueError(f"{path} has no rows.")
     schema = pa.schema([(USER_ID, pa.string()), (EVENTS, pa.list_(pa.int64())), (TIMESTAMP, pa.int64())])
     return pa.table({USER_ID: users, EVENTS: events, TIMESTAMP: times}, schema=schema)
+
+
+def _parse_time(text: str, where: str) -> int:
+    try:
+        time = int(text)
+    except ValueError:
+        raise ValueError(f"{where} has {TIMESTAMP!r} {text!r:.80}; it must be whole seconds.") from None
+    if not UNKNOWN_TIME <= time <= LATEST_SECOND:
+        raise ValueError(
+            f"{where} has {TIMESTAMP!r} {text:.80}; it must be seconds from 0 (1970) to {LATEST_SECOND}, or -1."
+        )
+    return time
 
 
 def _parse_literal(text: str) -> Any:
@@ -147,11 +169,11 @@ def _parse_literal(text: str) -> Any:
         return None
 
 
-def _parse_items(text: str | None, catalog: Catalog, where: str) -> list[int]:
+def _parse_items(text: str, catalog: Catalog, where: str) -> list[int]:
     try:
-        items = json.loads(text or "")
-    except ValueError:
-        items = _parse_literal(text or "")
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        items = _parse_literal(text)
     if not isinstance(items, list) or not items:
         raise ValueError(f"{where} has {ITEM_IDS!r} {text!r:.80}; it must be a list like [3, 1, 2].")
     try:
