@@ -56,10 +56,17 @@ class PromptVectors:
         seen = self.model.item_seen.cpu().numpy()
         return int((~((self.teacher_items >= 0) & seen[self.teacher_items])).sum())
 
-    def items(self, rows: Sequence[int] | None = None) -> Tensor:
-        """Vectors of all items, or of some rows: float32 of shape `(len(rows), v)`, on the device of the model."""
+    def items(self, rows: Sequence[int] | None = None, lengths: np.ndarray | None = None) -> Tensor:
+        """
+        Vectors of all items, or of some: float32 of shape `(len(rows), v)`, on the device of the model.
+
+        Args:
+            rows (`list[int]`, *optional*): Catalog rows. Default: all.
+            lengths (`np.ndarray` of shape `(len(rows),)`, *optional*): Tokens by which batches are cut, at least those
+                of each row. Processes that share out a catalog give the same ones, to work in equally many batches.
+        """
         rows = np.arange(len(self.prompt)) if rows is None else np.asarray(rows, dtype=np.int64)
-        lengths = self.prompt.item_lengths[rows]
+        lengths = self.prompt.item_lengths[rows] if lengths is None else lengths
         return self._encode("item", lengths, lambda places: self.prompt.item_inputs(rows[places]), "Encoding items")
 
     def users(self, histories: Sequence[Sequence[int]], timestamps: Sequence[Sequence[int]] | None = None) -> Tensor:
@@ -95,14 +102,19 @@ class PromptVectors:
                 inputs = batch_of(places)
                 inputs[SLOT_ITEMS] = self._known_to_teacher(inputs[SLOT_ITEMS])
                 inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-                encoded = self.model.encode(query=query, prefix_ids=prefix_ids, **inputs)
+                inputs["prefix_ids"] = prefix_ids
+                # The model is called whole: engines that shard its weights gather them then
+                if query == "user":
+                    encoded = self.model(user_inputs=inputs).user_vectors
+                else:
+                    encoded = self.model(item_inputs=inputs).item_vectors
                 vectors[torch.from_numpy(places).to(device)] = encoded.float()
                 progress.update(len(places))
         return vectors
 
     def _known_to_teacher(self, slots: Tensor) -> Tensor:
         """
-        Slots with the teacher's items in place of catalog rows; a number that it does not have stands for the unknown.
+        Slots with the teacher's items in place of catalog rows; an index past its table marks an unknown item.
         """
         items = torch.from_numpy(self.teacher_items)[slots.clamp(min=0)]
         return torch.where(slots < 0, slots, items.where(items >= 0, self.model.config.num_items))

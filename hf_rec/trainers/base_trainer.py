@@ -69,7 +69,7 @@ class RecommenderTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what the loss noted since the last training log, and hand on to Trainer."""
         if "loss" in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self._logged.items()}
+            logs |= {name: float(sum(values) / len(values)) for name, values in self._logged.items()}
             self._logged.clear()
         super().log(logs, start_time)
 

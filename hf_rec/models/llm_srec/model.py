@@ -27,6 +27,7 @@ from hf_rec.models.llm_srec.config import LLMSRecModelConfig
 from hf_rec.models.llm_srec.references import WeightsReference
 from hf_rec.models.loading import check_stored_kwargs, load_weights
 from hf_rec.models.sequence.base import SequenceModelConfig, SequencePreTrainedModel
+from hf_rec.models.sharded_weights import has_sharded_weights
 from hf_rec.models.weight_files import check_weight_files
 
 
@@ -249,21 +250,24 @@ class LLMSRecModel(PreTrainedModel):
 
     def forward(
         self,
-        user_inputs: dict[str, Tensor],
+        user_inputs: dict[str, Tensor] | None = None,
         item_inputs: dict[str, Tensor] | None = None,
         teacher_vectors: Tensor | None = None,
         **kwargs,
     ) -> LLMSRecOutput:
         """
+        Vectors of whatever is given. Where an engine shards the weights call this, not [`~LLMSRecModel.encode`]: it
+        gathers them when the model is called.
+
         Args:
-            user_inputs, item_inputs (`dict`): Arguments of [`~LLMSRecModel.encode`], `query` apart.
+            user_inputs, item_inputs (`dict`, *optional*): Arguments of [`~LLMSRecModel.encode`], `query` apart.
             teacher_vectors (`torch.Tensor` of shape `(B, d)`, *optional*): The teacher's user vectors.
 
         Returns:
             [`LLMSRecOutput`]
         """
         return LLMSRecOutput(
-            user_vectors=self.encode(query="user", **user_inputs),
+            user_vectors=None if user_inputs is None else self.encode(query="user", **user_inputs),
             item_vectors=None if item_inputs is None else self.encode(query="item", **item_inputs),
             teacher_vectors=None if teacher_vectors is None else self.teacher_head(teacher_vectors),
         )
@@ -274,7 +278,8 @@ class LLMSRecModel(PreTrainedModel):
         """
         Vectors of users or items.
 
-        Prompts of about equal length are read together; the prefix is read once for all of them.
+        Prompts of about equal length are read together; the prefix is read once for all of them. With sharded weights
+        all prompts are read together, so that each process calls the language model equally often.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`): Prompts, right-padded, without the prefix. The last real
@@ -294,13 +299,25 @@ class LLMSRecModel(PreTrainedModel):
         # Called, not read: engines that shard weights gather those of a module when it is called
         query_vector = query_embedding(torch.zeros_like(prefix_ids[:1]))[0]
         prefix = Prefix.read(self.language_model, prefix_ids)
-        lengths = attention_mask.sum(dim=1).tolist()
+        words = self._words(input_ids, attention_mask, slot_items, query_vector)
+        lengths, constant = _lengths(attention_mask, slot_items)
+        groups = length_groups(lengths, on_cpu=input_ids.device.type == "cpu")
+        if sharded := has_sharded_weights(self):
+            groups = [sum(groups, [])]
         states, order = [], []
-        for group in length_groups(lengths, on_cpu=input_ids.device.type == "cpu"):
-            rows = torch.tensor(group, device=input_ids.device)
-            ids, mask, slots = (part[rows, : lengths[group[0]]] for part in (input_ids, attention_mask, slot_items))
-            words = self._words(ids, mask, slots, query_vector)
-            states.append(last_states(self.language_model, words, mask, prefix, self._constant_tokens(mask, slots)))
+        for group in groups:
+            rows, width = torch.tensor(group, device=input_ids.device), lengths[group[0]]
+            shared = min(constant[row] for row in group)
+            worth_a_pass = 2 * shared >= width and self.config.adapter is None and not sharded
+            states.append(
+                last_states(
+                    self.language_model,
+                    words[rows, :width],
+                    attention_mask[rows, :width],
+                    prefix,
+                    shared if worth_a_pass else 0,
+                )
+            )
             order.append(rows)
         states = torch.cat(states)[torch.cat(order).argsort()]
         return head(states.to(head[0].weight.dtype))
@@ -312,16 +329,6 @@ class LLMSRecModel(PreTrainedModel):
         words = words.index_put((rows, columns), self._slot_vectors(slot_items[rows, columns]).to(words.dtype))
         everyone = torch.arange(len(words), device=words.device)
         return words.index_put((everyone, attention_mask.sum(dim=1) - 1), query_vector.to(words.dtype))
-
-    def _constant_tokens(self, attention_mask: Tensor, slot_items: Tensor) -> int:
-        """Tokens before the first slot or query of any prompt, where they are worth a pass of their own."""
-        if self.config.adapter is not None:
-            return 0
-        width = slot_items.shape[1]
-        columns = torch.arange(width, device=slot_items.device)
-        first = torch.where(slot_items >= 0, columns, width).amin(dim=1).minimum(attention_mask.sum(dim=1) - 1)
-        shortest = int(first.min())
-        return shortest if 2 * shortest >= width else 0
 
     def _slot_vectors(self, items: Tensor) -> Tensor:
         """What stands in a slot: the projected vector of the item, or zero where the teacher has not seen it."""
@@ -351,6 +358,15 @@ class LLMSRecModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):  # biases as torch makes them
             init.xavier_normal_(module.weight)
+
+
+def _lengths(attention_mask: Tensor, slot_items: Tensor) -> tuple[list[int], list[int]]:
+    """Tokens of each prompt, and those before its first slot or query, in which no trained weight has a part."""
+    width = slot_items.shape[1]
+    lengths = attention_mask.sum(dim=1)
+    first = torch.where(slot_items >= 0, torch.arange(width, device=slot_items.device), width).amin(dim=1)
+    both = torch.stack([lengths, first.minimum(lengths - 1)]).tolist()  # one read from the device
+    return both[0], both[1]
 
 
 def _head(inputs: int, inner: int, outputs: int, activation: nn.Module) -> nn.Sequential:

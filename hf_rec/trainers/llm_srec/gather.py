@@ -1,4 +1,9 @@
-"""Rows of all processes, with gradients."""
+"""
+Rows of all processes, with gradients.
+
+`torch.distributed.nn.all_gather` is deprecated from torch 2.13 on, and its backward pass exchanges gradients that each
+process has already.
+"""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,8 @@
 """
-Which items a retrieval model's users are set against, as a function of (seed, step, row) and of nothing else.
+The negatives of a retrieval model's users, as a function of (seed, step, row) and of nothing else.
 
-Shapes: B users of a micro-batch · K negatives of a user · M shared negatives · T tokens of a prompt · N items.
+Shapes: B users of a micro-batch · H items of the longest history · K negatives of a user · M shared negatives · N
+items.
 """
 
 import torch
@@ -31,27 +32,24 @@ class RetrievalNegatives:
         self.pool = pool
         self.num_negatives = num_negatives
         self.seed = seed
-        self._place = torch.full(
-            (num_items + 1,), PADDING_ITEM
-        )  # of each item in the pool; the last entry is for padding
+        # Place of each item in the pool, -1 outside it; the last entry serves padding, the item -1
+        self._place = torch.full((num_items + 1,), PADDING_ITEM)
         self._place[pool] = torch.arange(len(pool))
 
-    def by_user(self, step: int, slot_items: Tensor, targets: Tensor) -> Tensor:
+    def by_user(self, step: int, seen: Tensor) -> Tensor:
         """
-        Different items for each user, outside history and target.
+        Different items for each user, outside the whole history and the target.
 
         Args:
             step (`int`): Optimizer steps taken.
-            slot_items (`torch.LongTensor` of shape `(B, T)`): Items of the history, -1 elsewhere.
-            targets (`torch.LongTensor` of shape `(B,)`): The item of each user.
+            seen (`torch.LongTensor` of shape `(B, H + 1)`): On the CPU: each history, padded with -1, then the target.
 
         Returns:
-            `torch.LongTensor` of shape `(B, K)`, on the CPU. Where a user has seen nearly everything an item may come
-            twice, or be the target; the loss leaves the latter out.
+            `torch.LongTensor` of shape `(B, K)`. Where a user has seen nearly everything an item may come twice, or be
+            the target; the loss leaves the latter out.
         """
-        slot_items, targets = slot_items.cpu(), targets.cpu()
-        keys = mix(row_keys(slot_items) ^ mix(targets))
-        excluded = self._place[torch.cat([slot_items, targets[:, None]], dim=1)]
+        keys = mix(row_keys(seen))
+        excluded = self._place[seen]
         for number in range(self.num_negatives):
             drawn = draw_outside(uniform(self.seed, step, keys, number)[:, None], excluded, len(self.pool))
             excluded = torch.cat([excluded, drawn], dim=1)
@@ -71,4 +69,4 @@ class RetrievalNegatives:
 
     def hidden(self, step: int, items: Tensor, rate: float) -> Tensor:
         """True at items whose slots are empty in this step, whatever row they stand in."""
-        return uniform(self.seed + _HIDING, step, mix(items.cpu())).to(items.device) < rate
+        return uniform(self.seed + _HIDING, step, mix(items)) < rate

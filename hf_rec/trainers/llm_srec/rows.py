@@ -9,7 +9,7 @@ Shapes: B samples of a batch · H longest history of the batch.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from hf_rec.data.prompts.retrieval import RetrievalPrompt, pad_prompts
 from hf_rec.models.sequence.base import SequencePreTrainedModel
 
 
-TRAINING_COLUMNS = (INPUT_IDS, SLOT_ITEMS, LABELS, TEACHER_VECTOR)
+TRAINING_COLUMNS = (INPUT_IDS, SLOT_ITEMS, LABELS, SEEN, TEACHER_VECTOR)
 RANKING_COLUMNS = (INPUT_IDS, SLOT_ITEMS, TARGET, SEEN)
 
 
@@ -63,7 +63,7 @@ class RetrievalRows:
         self.num_proc = num_proc
 
     def for_training(self, dataset: Dataset | IterableDataset | None) -> Dataset | IterableDataset | None:
-        """Rows with `input_ids`, `slot_items`, `labels` (the target) and `teacher_vector`."""
+        """Rows with `input_ids`, `slot_items`, `labels` (the target), `seen` (the history) and `teacher_vector`."""
         if dataset is None or is_encoded(dataset):
             return dataset
         check_columns(dataset, needs_start=self.supervise == "all")
@@ -73,10 +73,10 @@ class RetrievalRows:
         dataset = _map(
             dataset,
             lambda batch: {TEACHER_VECTOR: teacher_vectors(teacher, batch[HISTORY])},
-            ("teacher", weights_hash(teacher)),
+            ("teacher", weights_hash(teacher.state_dict().items())),
             "Teacher",
         )
-        return self._encoded(dataset, {LABELS: TARGET}, keep=[TEACHER_VECTOR])
+        return self._encoded(dataset, {LABELS: TARGET, SEEN: HISTORY}, keep=[TEACHER_VECTOR])
 
     def for_ranking(self, dataset: Dataset | IterableDataset | None) -> Dataset | IterableDataset | None:
         """Rows with `input_ids`, `slot_items`, `target` and `seen` (the whole history)."""
@@ -100,19 +100,22 @@ class RetrievalRows:
         return _map(dataset, encode, key, "Tokenising", drop, self.num_proc)
 
 
-def collate_training(rows: list[dict]) -> dict[str, Tensor]:
-    """Prompts `(B, T)`, `labels` `(B,)` and `teacher_vector` `(B, d)`."""
+def collate_training(rows: list[dict]) -> dict[str, Tensor | np.ndarray]:
+    """
+    Prompts `(B, T)`, `labels` `(B,)` and `teacher_vector` `(B, d)`; and as an array, which stays on the host where
+    negatives are drawn, `seen` `(B, H + 1)`: each history, padded with -1 on the left, then the label.
+    """
     return pad_prompts(rows) | {
         LABELS: torch.tensor([row[LABELS] for row in rows]),
+        SEEN: _left_padded([[*row[SEEN], row[LABELS]] for row in rows]),
         TEACHER_VECTOR: torch.from_numpy(np.array([row[TEACHER_VECTOR] for row in rows], dtype=np.float32)),
     }
 
 
 def collate_ranking(rows: list[dict]) -> dict[str, Tensor]:
-    """Prompts `(B, T)`, `target` `(B,)` and `seen` `(B, H)`, padded with -1."""
-    longest = max([1, *(len(row[SEEN]) for row in rows)])
-    seen = [list(row[SEEN]) + [PADDING_ITEM] * (longest - len(row[SEEN])) for row in rows]
-    return pad_prompts(rows) | {TARGET: torch.tensor([row[TARGET] for row in rows]), SEEN: torch.tensor(seen)}
+    """Prompts `(B, T)`, `target` `(B,)` and `seen` `(B, H)`, padded with -1 on the left."""
+    seen = torch.from_numpy(_left_padded([row[SEEN] for row in rows]))
+    return pad_prompts(rows) | {TARGET: torch.tensor([row[TARGET] for row in rows]), SEEN: seen}
 
 
 @torch.no_grad()
@@ -122,18 +125,22 @@ def teacher_vectors(teacher: SequencePreTrainedModel, histories: list[list[int]]
         raise ValueError(
             "The sequence model is in training mode: its dropout would make its vectors noise. Call `.eval()`."
         )
-    newest = [history[-teacher.config.max_length :] for history in histories]
-    width = max([1, *map(len, newest)])
-    rows = torch.tensor([[PADDING_ITEM] * (width - len(history)) + list(history) for history in newest])
+    rows = torch.from_numpy(_left_padded([history[-teacher.config.max_length :] for history in histories]))
     return teacher.user_vectors(rows.to(teacher.device)).float().cpu().numpy()
 
 
-def weights_hash(model: torch.nn.Module) -> str:
-    """Hash of the weights of a small model as they are in memory."""
+def _left_padded(lists: list[list[int]]) -> np.ndarray:
+    """Item lists as one `int64` array, padded with -1 on the left."""
+    width = max([1, *map(len, lists)])
+    return np.array([[PADDING_ITEM] * (width - len(items)) + list(items) for items in lists], dtype=np.int64)
+
+
+def weights_hash(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash of named weights as they are in memory."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

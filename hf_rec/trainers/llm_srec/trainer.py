@@ -2,8 +2,10 @@
 
 import math
 import os
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +20,12 @@ from hf_rec.columns import ATTENTION_MASK, INPUT_IDS, LABELS, SEEN, SLOT_ITEMS, 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.data.splits import seen_items
+from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.hub import save_recommender
 from hf_rec.losses.distillation import match_loss, retrieval_loss, uniformity_loss
-from hf_rec.metrics.ranking import ranking_metrics
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.models.sharded_weights import has_sharded_weights
 from hf_rec.recommenders.item_index import ItemIndex
 from hf_rec.recommenders.prompt_vectors import PromptVectors
 from hf_rec.recommenders.retrieval import RetrievalRecommender, check_teacher_catalog
@@ -30,7 +33,14 @@ from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.llm_srec.config import LLMSRecConfig
 from hf_rec.trainers.llm_srec.gather import gather_rows
 from hf_rec.trainers.llm_srec.negatives import RetrievalNegatives
-from hf_rec.trainers.llm_srec.rows import RetrievalRows, check_columns, collate_ranking, collate_training, is_encoded
+from hf_rec.trainers.llm_srec.rows import (
+    RetrievalRows,
+    check_columns,
+    collate_ranking,
+    collate_training,
+    is_encoded,
+    weights_hash,
+)
 from hf_rec.trainers.training_run import StopEarly
 
 
@@ -86,40 +96,21 @@ class LLMSRecTrainer(RecommenderTrainer):
         callbacks=None,
         compute_metrics=None,
         optimizers=(None, None),
-        compute_loss_func=None,
     ):
         if catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model retrieves.")
-        name = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
-        args = args if args is not None else LLMSRecConfig(f"{Path(name).name or type(model).__name__}-LLM-SRec")
-        if sequence_model is not None:
-            if teacher_items is None and isinstance(train_dataset, Dataset) and not is_encoded(train_dataset):
-                check_columns(train_dataset)
-                teacher_items = seen_items(train_dataset)
-            model = _new_model(model, sequence_model, args, teacher_items, peft_config)
-        elif isinstance(model, str | os.PathLike):
-            model = LLMSRecModel.from_pretrained(model, trust_remote_code=False)
-        if not isinstance(model, LLMSRecModel):
-            raise ValueError(
-                f"`sequence_model` is required where `model` is a {type(model).__name__}: it is the teacher."
-            )
+        args = args if args is not None else _default_arguments(model)
+        model = _student(model, sequence_model, args, train_dataset, teacher_items, peft_config)
         check_teacher_catalog(model.config, catalog)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config.language_model, trust_remote_code=False)
         self.catalog = catalog
-        self.prompt = prompt or RetrievalPrompt(
-            processing_class,
-            catalog,
-            max_length=args.max_length,
-            max_history=args.max_history,
-            max_item_tokens=args.max_item_tokens,
-            dates=args.dates,
-            item_attributes=args.item_attributes or (),
-        )
+        self.prompt = prompt or _prompt(args, processing_class, catalog)
         _check_positions(model, self.prompt)
         self._rows = RetrievalRows(self.prompt, model.sequence_model, args.supervise, args.dataset_num_proc)
         self._user_metrics = compute_metrics
-        self._saved_index = None
+        self._index: ItemIndex | None = None  # of an evaluation that is under way
+        self._saved: tuple[str | None, ItemIndex] | None = None  # hash of the weights that were saved, and their index
         self._micro_batch = 0
         if args.early_stopping_patience is not None:
             callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
@@ -134,26 +125,37 @@ class LLMSRecTrainer(RecommenderTrainer):
             callbacks=callbacks,
             compute_metrics=self._metrics,
             optimizers=optimizers,
-            compute_loss_func=compute_loss_func,
         )
+        # Engines want to know beforehand which weights get no gradient
+        model.teacher_head.requires_grad_(self._uses_teacher)
         seen = model.item_seen.cpu().nonzero().squeeze(1)
         self.negatives = RetrievalNegatives(seen, len(catalog), args.effective_num_negatives, args.seed)
-        if args.evaluations_per_epoch is not None and train_dataset is not None:
-            self.args.eval_steps = max(1, self._steps_per_epoch() // args.evaluations_per_epoch)
-            if args.save_strategy == "steps":
-                self.args.save_steps = self.args.eval_steps
+        self._space_evaluations()
         self._item_prefix = torch.tensor(self.prompt.item_prefix, device=self.args.device)
         self._user_prefix = torch.tensor(self.prompt.user_prefix, device=self.args.device)
+        self._report_items(len(catalog) - len(seen))
+
+    def _space_evaluations(self) -> None:
+        """Turn `evaluations_per_epoch` into steps."""
+        if self.args.evaluations_per_epoch is None or self.train_dataset is None:
+            return
+        self.args.eval_steps = max(1, self._steps_per_epoch() // self.args.evaluations_per_epoch)
+        if self.args.save_strategy == "steps":
+            self.args.save_steps = self.args.eval_steps
+
+    def _report_items(self, num_unknown: int) -> None:
         counts = self.prompt.report()
         logger.info(
-            f"{counts['items']} items: {counts['items'] - len(seen)} unknown to the teacher (read by their text "
-            f"alone), {counts['untitled']} without a title (named after their id), {counts['shortened']} cut to fit."
+            f"{counts['items']} items: {num_unknown} unknown to the teacher (read by their text alone), "
+            f"{counts['untitled']} without a title (named after their id), {counts['shortened']} cut to fit."
         )
 
     def recommender(self) -> RetrievalRecommender:
         """The model as it is now, under the contract of `recommend` and `score`."""
-        model = self.accelerator.unwrap_model(self.model)
-        return RetrievalRecommender(model, self.processing_class, self.catalog, self.prompt)
+        model, index = self.accelerator.unwrap_model(self.model), None
+        if self._saved is not None and self._saved[0] is not None and self._saved[0] == _trained_hash(model):
+            index = self._saved[1]  # encoded when these weights were saved
+        return RetrievalRecommender(model, self.processing_class, self.catalog, self.prompt, index)
 
     # Data
 
@@ -194,47 +196,65 @@ class LLMSRecTrainer(RecommenderTrainer):
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The weighted sum of the terms, as the share that this micro-batch has in the users of the step."""
-        args, step, targets = self.args, self.state.global_step, inputs[LABELS]
-        if args.negatives == "random":
-            negatives = self.negatives.by_user(step, inputs[SLOT_ITEMS], targets)
-        else:
-            process = self.accelerator.process_index, self.accelerator.num_processes
-            negatives = self.negatives.shared(step, self._micro_batch, *process)
-        negatives = negatives.to(targets.device)
-        items, place = torch.cat([targets, negatives.flatten()]).unique(return_inverse=True)
+        """Weighted sum of the terms, scaled by this micro-batch's share of the step's users."""
+        step, targets = self.state.global_step, inputs[LABELS]
+        # Drawn on the host from what the collator left there: nothing is read back from the device
+        seen = torch.from_numpy(inputs[SEEN])
+        negatives = self._draw_negatives(step, seen)
+        items, place = torch.cat([seen[:, -1], negatives.flatten()]).unique(return_inverse=True)
         outputs = model(
-            user_inputs=self._hide(step, {name: inputs[name] for name in _PROMPT} | {"prefix_ids": self._user_prefix}),
+            user_inputs=self._hide(step, self._user_inputs(inputs)),
             item_inputs=self._hide(step, self._item_inputs(items)),
-            teacher_vectors=inputs[TEACHER_VECTOR],
+            teacher_vectors=inputs[TEACHER_VECTOR] if self._uses_teacher else None,
         )
-        chosen = outputs.item_vectors[place]
+        chosen = outputs.item_vectors[place.to(targets.device)]
         own, other = chosen[: len(targets)], chosen[len(targets) :].view(*negatives.shape, -1)
         terms = self._terms(
-            *(
-                gather_rows(rows, self.accelerator)
-                for rows in (outputs.user_vectors, outputs.teacher_vectors, own, other)
-            ),
+            gather_rows(outputs.user_vectors, self.accelerator),
+            gather_rows(outputs.teacher_vectors, self.accelerator) if self._uses_teacher else None,
+            gather_rows(own, self.accelerator),
+            gather_rows(other, self.accelerator),
             targets=self.accelerator.gather(targets),
-            negatives=self.accelerator.gather(negatives),
+            negatives=self.accelerator.gather(negatives.to(targets.device)),
         )
-        weights = {name: getattr(args, f"{name.removesuffix('_loss')}_weight") for name in terms}
-        total = sum(weights[name] * term for name, term in terms.items())
+        total = sum(self._weights[name] * term for name, term in terms.items())
         if not total.isfinite():
+            values = {name: term.item() for name, term in terms.items()}
             raise FloatingPointError(
-                f"The loss is {total.item()} at optimizer step {step}: "
-                f"{ ({name: term.item() for name, term in terms.items()}) }. Lower `learning_rate`, or set "
+                f"The loss is {total.item()} at optimizer step {step}: {values}. Lower `learning_rate`, or set "
                 "`max_grad_norm`."
             )
         if model.training:
             self._micro_batch += 1
             for name, term in terms.items():
-                self._logged[name].append(term.item())
+                self._logged[name].append(term.detach())
         loss = self.scale_loss(total * len(targets), len(targets), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
+    @property
+    def _weights(self) -> dict[str, float]:
+        """Weight of each term, by the name under which it is logged."""
+        args = self.args
+        return {
+            "retrieval_loss": args.retrieval_weight,
+            "match_loss": args.match_weight,
+            "uniformity_loss": args.uniformity_weight,
+        }
+
+    @property
+    def _uses_teacher(self) -> bool:
+        """Whether any term reads the teacher's user vectors."""
+        return self.args.match_weight > 0 or (self.args.uniformity_weight > 0 and self.args.uniformity_of == "teacher")
+
+    def _draw_negatives(self, step: int, seen: Tensor) -> Tensor:
+        """Negatives of each user, `(B, K)`, or those that the users of this process share, `(M,)`; on the CPU."""
+        if self.args.negatives == "random":
+            return self.negatives.by_user(step, seen)
+        process = self.accelerator.process_index, self.accelerator.num_processes
+        return self.negatives.shared(step, self._micro_batch, *process)
+
     def _terms(
-        self, users: Tensor, teacher: Tensor, own: Tensor, other: Tensor, targets: Tensor, negatives: Tensor
+        self, users: Tensor, teacher: Tensor | None, own: Tensor, other: Tensor, targets: Tensor, negatives: Tensor
     ) -> dict[str, Tensor]:
         """The terms of the loss over the users of all processes: means, in the order of the log."""
         args = self.args
@@ -248,14 +268,16 @@ class LLMSRecTrainer(RecommenderTrainer):
             terms["uniformity_loss"] = uniformity_loss(users) + uniformity_loss(spread)
         return terms
 
+    def _user_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: inputs[name] for name in _PROMPT} | {"prefix_ids": self._user_prefix}
+
     def _item_inputs(self, items: Tensor) -> dict[str, Tensor]:
-        inputs = self.prompt.item_inputs(items.cpu().numpy())
-        return {name: tensor.to(items.device) for name, tensor in inputs.items()} | {"prefix_ids": self._item_prefix}
+        """Prompts of items (on the CPU), where the model is."""
+        inputs = {name: tensor.to(self.args.device) for name, tensor in self.prompt.item_inputs(items.numpy()).items()}
+        return inputs | {"prefix_ids": self._item_prefix}
 
     def _hide(self, step: int, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """
-        `inputs` with the slots of some items emptied: a number that the teacher does not have stands for the unknown.
-        """
+        """`inputs` with the slots of some items emptied: an index past the table marks an unknown item."""
         if not self.args.cold_item_rate:
             return inputs
         slots = inputs[SLOT_ITEMS]
@@ -286,38 +308,49 @@ class LLMSRecTrainer(RecommenderTrainer):
     # Evaluation
 
     def evaluation_loop(self, *args, **kwargs):
-        """As in Trainer; all items are encoded first, shared out among the processes."""
-        self._index = self.encode_catalog()
+        """As in Trainer; all items are encoded with the first batch, shared out among the processes."""
+        self._index = None
         try:
             return super().evaluation_loop(*args, **kwargs)
         finally:
-            del self._index
+            self._index = None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Exact ranks of the targets among all items, and minus log of their share in the softmax."""
         inputs = self._prepare_inputs(inputs)
-        core = self.accelerator.unwrap_model(model)
         seen = inputs[SEEN] if self.args.seen == "mask" else None
-        with torch.no_grad(), self.compute_loss_context_manager():
-            prompts = {name: inputs[name] for name in _PROMPT}
-            users = core.encode(query="user", prefix_ids=self._user_prefix, **prompts).float()
-            better, tied, nll = self._index.rank(users, inputs[TARGET], seen)
+        with torch.no_grad():
+            if self._index is None:
+                self._index = self._encode_items(model)
+            with self.accelerator.autocast():
+                users = model(user_inputs=self._user_inputs(inputs)).user_vectors
+            better, tied, nll = self._index.rank(users.float(), inputs[TARGET], seen)
         return nll.mean(), (better, tied, nll), inputs[TARGET]
 
     def encode_catalog(self) -> ItemIndex:
         """Vectors of all items by the model as it is now; every process calls this and gets the whole."""
-        encoder = PromptVectors(self.accelerator.unwrap_model(self.model), self.prompt)
+        with self.whole_weights():
+            return self._encode_items(self.model_wrapped if self.is_fsdp_enabled else self.model)
+
+    def _encode_items(self, model) -> ItemIndex:
+        if not self.is_fsdp_enabled:  # whose hooks gather the weights
+            model = self.accelerator.unwrap_model(model)
+        encoder = PromptVectors(model, self.prompt)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        order = np.argsort(-self.prompt.item_lengths, kind="stable")
-        padded = np.resize(order, -(-len(order) // processes) * processes)  # as many for each process
-        gathered = self.accelerator.gather(encoder.items(padded[rank::processes]))
+        lengths = self.prompt.item_lengths
+        order = np.argsort(-lengths, kind="stable")
+        padded = np.pad(order, (0, -len(order) % processes), mode="edge")  # as many for each process
+        with self.accelerator.autocast():
+            # Items rank, rank + processes, ...: those of the first process are the longest, and set all batches
+            own = encoder.items(padded[rank::processes], lengths=lengths[padded[::processes]])
+        gathered = self.accelerator.gather(own)
         vectors = torch.empty(len(order), gathered.shape[1], device=gathered.device)
         vectors[torch.from_numpy(np.concatenate([padded[start::processes] for start in range(processes)]))] = gathered
         return ItemIndex(vectors, self.catalog, self.prompt.sha256, encoder.teacher_items)
 
-    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
         better, tied, nll = prediction.predictions
-        metrics = {"nll": float(np.mean(nll))} | ranking_metrics(better, tied)
+        metrics = validation_metrics(nll, (better, tied), seen=self.args.seen)
         if self._user_metrics is not None:
             metrics |= self._user_metrics(prediction)
         return metrics
@@ -328,11 +361,10 @@ class LLMSRecTrainer(RecommenderTrainer):
         """
         Save what was trained and what makes it a recommender; a checkpoint of Trainer's own goes without the index.
         """
-        self._saved_index = None if _internal_call else self.encode_catalog()
-        try:
-            super().save_model(output_dir, _internal_call)
-        finally:
-            self._saved_index = None
+        self._saved = None
+        if not _internal_call:
+            self._saved = _trained_hash(self.accelerator.unwrap_model(self.model)), self.encode_catalog()
+        super().save_model(output_dir, _internal_call)
 
     def save_recommender_files(self, output_dir: str) -> None:
         """Catalog, prompt, tokenizer and, at the end of training, the item index."""
@@ -344,8 +376,34 @@ class LLMSRecTrainer(RecommenderTrainer):
             tokenizer=self.processing_class,
             scoring="exact",
         )
-        if self._saved_index is not None:
-            self._saved_index.save(output_dir)
+        if self._saved is not None:
+            self._saved[1].save(output_dir)
+
+
+def _default_arguments(model: str | os.PathLike | PreTrainedModel) -> LLMSRecConfig:
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
+    return LLMSRecConfig(f"{Path(name).name or type(model).__name__}-LLM-SRec")
+
+
+def _student(
+    model: str | os.PathLike | PreTrainedModel,
+    sequence_model: str | os.PathLike | SequencePreTrainedModel | None,
+    args: LLMSRecConfig,
+    train_dataset,
+    teacher_items: Iterable[int] | None,
+    peft_config,
+) -> LLMSRecModel:
+    """The model to train: the one given, or a new one over the two frozen ones."""
+    if sequence_model is not None:
+        if teacher_items is None and isinstance(train_dataset, Dataset) and not is_encoded(train_dataset):
+            check_columns(train_dataset)
+            teacher_items = seen_items(train_dataset)
+        return _new_model(model, sequence_model, args, teacher_items, peft_config)
+    if isinstance(model, str | os.PathLike):
+        model = LLMSRecModel.from_pretrained(model, trust_remote_code=False)
+    if not isinstance(model, LLMSRecModel):
+        raise ValueError(f"`sequence_model` is required where `model` is a {type(model).__name__}: it is the teacher.")
+    return model
 
 
 def _new_model(language_model, sequence_model, args: LLMSRecConfig, teacher_items, peft_config) -> LLMSRecModel:
@@ -361,6 +419,25 @@ def _new_model(language_model, sequence_model, args: LLMSRecConfig, teacher_item
             language_model_kwargs=args.model_init_kwargs,
             peft_config=peft_config,
         )
+
+
+def _trained_hash(model: LLMSRecModel) -> str | None:
+    """Hash of the weights that were trained, on which the item vectors depend; `None` where a process has a part."""
+    if has_sharded_weights(model):
+        return None
+    return weights_hash((name, param) for name, param in model.named_parameters() if param.requires_grad)
+
+
+def _prompt(args: LLMSRecConfig, tokenizer: PreTrainedTokenizerBase, catalog: Catalog) -> RetrievalPrompt:
+    return RetrievalPrompt(
+        tokenizer,
+        catalog,
+        max_length=args.max_length,
+        max_history=args.max_history,
+        max_item_tokens=args.max_item_tokens,
+        dates=args.dates,
+        item_attributes=args.item_attributes or (),
+    )
 
 
 def _check_positions(model: LLMSRecModel, prompt: RetrievalPrompt) -> None:

@@ -8,6 +8,7 @@ from transformers import AutoModel
 from hf_rec.columns import INPUT_IDS
 from hf_rec.data.prompts.retrieval import RetrievalPrompt, pad_prompts
 from hf_rec.models.language.prompt_states import length_groups
+from hf_rec.models.llm_srec import model as model_module
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 
@@ -116,12 +117,25 @@ class TestVectors:
         for alone in (True, False):
             model = make(folders, "llama")
             if not alone:
-                monkeypatch.setattr(LLMSRecModel, "_constant_tokens", lambda *args: 0)
+                monkeypatch.setattr(model_module, "_lengths", lambda mask, slots: (mask.sum(1).tolist(), [0] * 3))
             model.encode(query="item", **items(prompt, [7, 7, 0])).pow(2).sum().backward()
             gradients.append([param.grad for param in model.parameters() if param.grad is not None])
         assert len(gradients[0]) == len(gradients[1]) > 8
         for one, other in zip(*gradients, strict=True):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+    def test_with_sharded_weights_each_call_takes_two_passes_whatever_the_prompts(self, folders, prompt, monkeypatch):
+        # A prompt much longer than the others, and text before the slots of items, are worth passes of their own
+        model, counts = make(folders, "llama"), []
+        model.language_model.register_forward_hook(lambda *args: counts.append(1))
+        calls = [users(prompt, [[0] * 10, *[[]] * 30]), users(prompt, [[1]]), items(prompt, [7, 7, 0])]
+        whole = [model(user_inputs=call).user_vectors for call in calls]
+        assert len(counts) > 2 * len(calls)
+        monkeypatch.setattr(model_module, "has_sharded_weights", lambda model: True)
+        for call, expected in zip(calls, whole, strict=True):
+            counts.clear()
+            torch.testing.assert_close(model(user_inputs=call).user_vectors, expected, atol=1e-5, rtol=1e-4)
+            assert len(counts) == 2  # the prefix, and all prompts
 
     def test_gradient_checkpointing_changes_no_number(self, folders, prompt):
         gradients = []

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from torch.distributed.fsdp import fully_shard
 
 from hf_rec import Catalog
 from hf_rec.columns import HISTORY, TARGET
+from hf_rec.data.prompts.retrieval import pad_prompts
 from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
+from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 from hf_rec.processes import end_processes
+from hf_rec.recommenders import prompt_vectors
+from hf_rec.recommenders.prompt_vectors import PromptVectors
 from hf_rec.trainers.llm_srec.config import LLMSRecConfig
 from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer
 
@@ -65,8 +70,51 @@ def main(folder: str, batch_size: int) -> None:
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
             "metrics": {name: metrics[name] for name in ("eval_nll", "eval_ndcg@10", "eval_hit_rate@5")},
         }
+    if trainer.accelerator.num_processes > 1:
+        train_without_teacher(trainer, f"{folder}/ablation")
+        error = sharded_error(trainer)
+        if trainer.accelerator.is_main_process:
+            result["sharded_error"] = error
+    if trainer.accelerator.is_main_process:
         with open(f"{folder}/result.json", "w") as file:
             json.dump(result, file)
+
+
+def train_without_teacher(trainer: LLMSRecTrainer, folder: str) -> None:
+    """The ablation that leaves the teacher's head without a gradient, under checkpointing and DDP."""
+    args = LLMSRecConfig(
+        folder,
+        max_steps=2,
+        per_device_train_batch_size=4,
+        match_weight=0.0,
+        uniformity_weight=0.0,
+        gradient_checkpointing=True,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    LLMSRecTrainer(trainer.model, args, rows(24, seed=0), catalog=trainer.catalog, prompt=trainer.prompt).train()
+
+
+def sharded_error(trainer: LLMSRecTrainer) -> float:
+    """Largest difference that FSDP makes to the vectors of items, and of users of which each process has others."""
+    model = LLMSRecModel.from_frozen(trainer.model.config.language_model, trainer.model.config.sequence_model)
+    torch.manual_seed(0)
+    for param in model.parameters():
+        torch.nn.init.normal_(param, std=0.1)
+    histories = [[0] * 9, *[[]] * 30] if trainer.accelerator.is_main_process else [[1]]
+    users = pad_prompts([trainer.prompt.encode_user(history) for history in histories])
+    users["prefix_ids"] = torch.tensor(trainer.prompt.user_prefix)
+    with torch.no_grad():
+        expected = model(user_inputs=users).user_vectors, PromptVectors(model, trainer.prompt).items()
+    for layer in model.language_model.h:
+        fully_shard(layer)
+    fully_shard(model)
+    prompt_vectors.CPU_TOKENS = 40  # several batches of items
+    trainer.is_fsdp_enabled = True
+    found = model(user_inputs=users).user_vectors, trainer._encode_items(model).vectors
+    found[0].sum().backward()
+    return max((one - other).abs().max().item() for one, other in zip(found, expected, strict=True))
 
 
 def write_frozen(folder: Path) -> None:

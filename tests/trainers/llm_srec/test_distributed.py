@@ -30,3 +30,4 @@ def test_two_processes_take_the_steps_of_one_though_every_term_couples_rows(tmp_
     for name, weight in weights.items():
         torch.testing.assert_close(other_weights[name], weight, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(other_vectors, vectors, atol=1e-4, rtol=1e-3)
+    assert two["sharded_error"] < 1e-4

@@ -62,7 +62,7 @@ def make_trainer(folders, catalog, out, train=None, eval_dataset=None, model=Non
     trainer_arguments = {"sequence_model": folders / "teacher", "model": folders / "lm"}
     trainer_arguments |= {"model": model, "sequence_model": None} if model is not None else {}
     trainer_arguments |= {
-        name: arguments.pop(name) for name in ("processing_class", "peft_config") if name in arguments
+        name: arguments.pop(name) for name in ("processing_class", "peft_config", "teacher_items") if name in arguments
     }
     return LLMSRecTrainer(
         args=LLMSRecConfig(str(out), **arguments),
@@ -103,7 +103,7 @@ class TestLoss:
         trainer = make_trainer(folders, tiny_catalog, tmp_path)
         rows = make_rows(24)[:6]
         batch = trainer.data_collator([trainer.train_dataset[row] for row in range(6)])
-        negatives = trainer.negatives.by_user(0, batch["slot_items"], batch["labels"])
+        negatives = trainer.negatives.by_user(0, torch.from_numpy(batch["seen"]))
         with torch.no_grad():
             loss = trainer.compute_loss(trainer.model, batch)
             expected = published_loss(trainer.model, trainer.prompt, rows, negatives)
@@ -152,6 +152,18 @@ class TestLoss:
         assert np.isfinite(losses(trainer)).all()
         assert trainer.state.log_history[0]["uniformity_loss"] == 0
 
+    def test_without_a_term_that_reads_the_teacher_its_head_is_not_trained(self, folders, tiny_catalog, tmp_path):
+        for arguments in ({"uniformity_weight": 0.0}, {"uniformity_of": "items"}):
+            trainer = make_trainer(folders, tiny_catalog, tmp_path, match_weight=0.0, **arguments)
+            calls = []
+            trainer.model.teacher_head.register_forward_hook(lambda *args, calls=calls: calls.append(1))
+            trainer.train()
+            assert not calls and not any(param.requires_grad for param in trainer.model.teacher_head.parameters())
+        make_trainer(
+            folders, tiny_catalog, tmp_path, model=trainer.model
+        )  # terms that do read it, from the same model
+        assert all(param.requires_grad for param in trainer.model.teacher_head.parameters())
+
     def test_terms_are_logged_apart_and_add_up(self, folders, tiny_catalog, tmp_path):
         trainer = make_trainer(folders, tiny_catalog, tmp_path, match_weight=3.0)
         trainer.train()
@@ -163,8 +175,7 @@ class TestLoss:
 class TestNegatives:
     def draw(self, step=0, num_negatives=3, pool=range(10)):
         negatives = RetrievalNegatives(torch.tensor([*pool]), 12, num_negatives, seed=0)
-        slots = torch.tensor([[-1, 0, -1, 1, 2], [5, -1, -1, -1, -1]])
-        return negatives.by_user(step, slots, torch.tensor([3, 6]))
+        return negatives.by_user(step, torch.tensor([[-1, 0, -1, 1, 2, 3], [-1, -1, -1, -1, 5, 6]]))
 
     def test_they_are_distinct_and_outside_history_and_target(self):
         for step in range(50):
@@ -174,6 +185,17 @@ class TestNegatives:
 
     def test_they_depend_on_step_and_row_alone(self):
         assert self.draw(3).equal(self.draw(3)) and not self.draw(3).equal(self.draw(4))
+
+    def test_they_avoid_items_of_the_history_that_do_not_fit_into_the_prompt(self, folders, tiny_catalog, tmp_path):
+        rows = Dataset.from_dict({HISTORY: [[0, 1, 2, 3, 4, 5, 6]] * 4, TARGET: [7, 8, 9, 7]})
+        trainer = make_trainer(
+            folders, tiny_catalog, tmp_path, rows, max_history=2, teacher_items=range(12), num_negatives=2
+        )
+        batch = trainer.data_collator([trainer.train_dataset[row] for row in range(4)])
+        assert (batch["slot_items"] >= 0).sum(dim=1).tolist() == [2] * 4
+        for step in range(10):
+            drawn = trainer._draw_negatives(step, torch.from_numpy(batch["seen"]))
+            assert drawn.min() >= 7 and not (drawn == batch["labels"][:, None]).any()
 
     def test_a_user_who_has_seen_nearly_all_still_gets_a_row(self):
         assert self.draw(pool=[0, 1, 2, 3]).shape == (2, 3)
@@ -315,8 +337,35 @@ class TestEvaluation:
         nll = -torch.tensor(scores).log_softmax(1)[torch.arange(7), torch.tensor(rows[TARGET])].mean()
         assert metrics["eval_nll"] == pytest.approx(nll.item(), rel=1e-4)
 
+    def test_validation_and_catalog_are_read_in_the_precision_of_training(self, folders, tiny_catalog, tmp_path):
+        trainer = make_trainer(folders, tiny_catalog, tmp_path, eval_dataset=make_rows(3, seed=3), bf16=True)
+        types = {"item": set(), "user": set()}
+        for name, head in (("item", trainer.model.item_head), ("user", trainer.model.user_head)):
+            head.register_forward_hook(lambda module, args, output, name=name: types[name].add(output.dtype))
+        trainer.evaluate()
+        assert types == {"item": {torch.bfloat16}, "user": {torch.bfloat16}}
+        types["item"].clear()
+        trainer.save_model()
+        assert types["item"] == {torch.bfloat16}
+        assert trainer.recommender().index.vectors.dtype == torch.float32
+
 
 class TestFolder:
+    def test_items_that_were_encoded_to_be_saved_serve_the_recommender_of_the_same_weights(
+        self, folders, tiny_catalog, tmp_path
+    ):
+        trainer = make_trainer(folders, tiny_catalog, tmp_path)
+        passes = []
+        trainer.model.item_head.register_forward_hook(lambda *args: passes.append(1))
+        trainer.save_model()
+        encoded = len(passes)
+        trainer.recommender().recommend([[100, 105]], k=2)
+        assert len(passes) == encoded > 0
+        with torch.no_grad():
+            trainer.model.item_head[0].weight.data *= 2
+        trainer.recommender().recommend([[100, 105]], k=2)
+        assert len(passes) > encoded
+
     def test_the_saved_folder_is_the_trained_recommender(self, folders, tiny_catalog, tmp_path):
         trainer = make_trainer(folders, tiny_catalog, tmp_path)
         trainer.train()
