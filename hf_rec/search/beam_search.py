@@ -10,14 +10,16 @@ each child of each beam's trie node), ordered by beam Â· C columns of the head Â
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from hf_rec.search.cache_probe import open_prefixes
 from hf_rec.search.logits_process import check_scoring
-from hf_rec.search.prefix_cache import NO_TOKEN, open_prefixes
+from hf_rec.search.prefix_cache import NO_TOKEN
 from hf_rec.trie.csr import TrieCSR
 
 
@@ -104,8 +106,9 @@ def trie_beam_search(
         start, nodes = _chains(trie, nodes[:, None][:, :0], nodes)
         input_ids = torch.cat([input_ids, start], dim=1)
         attention_mask = torch.cat([attention_mask, torch.ones_like(start, dtype=attention_mask.dtype)], dim=1)
-    prefixes = open_prefixes(model, input_ids, attention_mask, trie.max_depth)
     in_step = _runs_in_step(model)
+    any_process = partial(_any_process, device=device) if in_step else bool
+    prefixes = open_prefixes(model, input_ids, attention_mask, trie, any_process)
     counts = None if allowed_leaves is None else _leaf_counts(allowed_leaves)
     found = _Found.empty(num_users, num_beams, device)
 

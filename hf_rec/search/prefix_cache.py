@@ -12,11 +12,11 @@ after the last · Q most tokens fed to one user at once · F slots fed since the
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from hf_rec.models.language.compact_head import CompactHead
 
@@ -24,52 +24,26 @@ from hf_rec.models.language.compact_head import CompactHead
 NO_TOKEN = -1
 
 
-def open_prefixes(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int):
-    """The fastest cache that `model` can use: [`TreePrefixes`] or [`RowPrefixes`]."""
-    peft_config = getattr(model, "active_peft_config", None)
-    if getattr(peft_config, "is_prompt_learning", False):
-        raise ValueError(
-            f"A trie search cannot run on a {peft_config.peft_type} adapter, whose virtual tokens PEFT prepends to "
-            "every forward pass. Use an adapter on the weights, such as LoRA."
-        )
-    cache = DynamicCache(config=model.config)
-    tree = _can_use_tree_attention(model, cache, input_ids.shape[1] + max_new_tokens)
-    return (TreePrefixes if tree else RowPrefixes)(model, cache, input_ids, attention_mask)
+def base_model(model: nn.Module) -> Any:
+    """The causal LM itself; `model` may be a `PeftModel` over it, whose forward hides the arguments."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _can_use_tree_attention(model: nn.Module, cache: DynamicCache, num_tokens: int) -> bool:
-    """
-    Whether beams may share a cache row: the attention must take a ready-made mask and explicit positions, and every
-    layer must still hold all `num_tokens` (no sliding window that short, no recurrent state).
-    """
-    config = model.config.get_text_config(decoder=True)
-    return (
-        config._attn_implementation in ("sdpa", "eager")
-        and "position_ids" in _forward_parameters(model)
-        and not getattr(config, "alibi", False)  # its distances are those of slots, not of positions
-        and all(
-            type(layer) is DynamicLayer
-            or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > num_tokens)
-            for layer in cache.layers
-        )
-    )
-
-
-def _forward_parameters(model: nn.Module):
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PeftModel's forward hides them
-    return inspect.signature(base.forward).parameters
-
-
-class _Prefixes:
+class Prefixes:
     """What both caches share: the prompt's own pass, and the head on chosen positions and columns."""
+
+    feeds_chains: bool  # whether a beam may be fed several tokens at once
 
     def __init__(self, model: nn.Module, cache: DynamicCache, input_ids: Tensor, attention_mask: Tensor):
         self.model = model
         self.cache = cache
         self.head = CompactHead.install(model)
-        parameters = _forward_parameters(model)
+        parameters = inspect.signature(base_model(model).forward).parameters
         self.takes_positions = "position_ids" in parameters
         self.takes_logits_to_keep = "logits_to_keep" in parameters
+        self.options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        if "output_router_logits" in parameters:  # the loss that a configuration may ask for has no meaning here
+            self.options["output_router_logits"] = False
         self.input_ids = input_ids
         self.attention_mask = attention_mask.long()
         self.lengths = self.attention_mask.sum(dim=1)  # next position of each user, then of each beam
@@ -82,10 +56,14 @@ class _Prefixes:
         positions = (self.attention_mask.cumsum(dim=1) - 1).clamp_(min=0)
         return self._forward(self.input_ids, self.attention_mask, positions, last, columns)
 
+    def feed(self, parents: Tensor, users: Tensor, tokens: Tensor, columns: Tensor | None) -> Tensor:
+        """Extend prefixes, and forget all others; see [`TreePrefixes.feed`]."""
+        raise NotImplementedError
+
     def _forward(
         self, tokens: Tensor, mask: Tensor, positions: Tensor, chosen: Tensor, columns: Tensor | None
     ) -> Tensor:
-        inputs = {"input_ids": tokens, "attention_mask": mask, "past_key_values": self.cache, "use_cache": True}
+        inputs = {"input_ids": tokens, "attention_mask": mask, **self.options}
         if self.takes_positions:
             inputs["position_ids"] = positions
         self.num_forwards += 1
@@ -101,13 +79,14 @@ class _Prefixes:
         return (logits if columns is None else logits[:, columns]).float()
 
 
-class TreePrefixes(_Prefixes):
+class TreePrefixes(Prefixes):
     """One cache row a user; a beam is a set of slots in it."""
 
     feeds_chains = True
 
-    def __init__(self, model: nn.Module, cache: DynamicCache, input_ids: Tensor, attention_mask: Tensor):
-        super().__init__(model, cache, input_ids, attention_mask)
+    def __init__(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor):
+        # Layers that know of their window would drop slots, while it is positions that it counts
+        super().__init__(model, DynamicCache(), input_ids, attention_mask)
         self.additive = model.config.get_text_config(decoder=True)._attn_implementation == "eager"
         self.cached_users = torch.arange(input_ids.shape[0], device=input_ids.device)
         self.slots = torch.zeros(input_ids.shape[0], 0, dtype=torch.bool, device=input_ids.device)
@@ -175,13 +154,13 @@ class TreePrefixes(_Prefixes):
             self.cached_users = self.cached_users[live]
 
 
-class RowPrefixes(_Prefixes):
+class RowPrefixes(Prefixes):
     """One cache row a beam, copied where a beam branches."""
 
     feeds_chains = False
 
-    def __init__(self, model: nn.Module, cache: DynamicCache, input_ids: Tensor, attention_mask: Tensor):
-        super().__init__(model, cache, input_ids, attention_mask)
+    def __init__(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor):
+        super().__init__(model, DynamicCache(config=model.config), input_ids, attention_mask)
         self.row_mask, self.beam_lengths = self.attention_mask, self.lengths
 
     def feed(self, parents: Tensor, users: Tensor, tokens: Tensor, columns: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from hf_rec.hub import save_recommender
 from hf_rec.metrics.ranking import METRICS
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.search.beam_search import trie_beam_search
+from hf_rec.search.cache_probe import check_searchable
 from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.language_config import LanguageConfig
 from hf_rec.trainers.starting_point import StartingPoint
@@ -87,6 +88,12 @@ class LanguageTrainer(RecommenderTrainer):
         if self.args.eval_num_beams == 0:
             return 0
         return max(self.args.eval_num_beams or 2 * RANKED, RANKED)
+
+    def check_search(self) -> None:
+        """Refuse, before the first step, a model that evaluation could not search."""
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled  # weights are not whole yet
+        if self.eval_dataset is not None and self.csr is not None and self.num_beams and not sharded:
+            check_searchable(self.accelerator.unwrap_model(self.model), self.csr)
 
     def rank_prompts(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """

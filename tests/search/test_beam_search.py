@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hf_rec.models.language.compact_head import CompactHead
-from hf_rec.search import beam_search, prefix_cache
+from hf_rec.search import beam_search, cache_probe, prefix_cache
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
 from hf_rec.search.logits_process import TrieLogitsProcessor
 from hf_rec.trie.item_trie import ItemTrie
@@ -72,7 +72,7 @@ class TestTrieBeamSearch:
     )
     def test_model_families_are_brute_force(self, problem, name, tree):
         model = family(name)
-        prefixes = prefix_cache.open_prefixes(model, problem.input_ids, problem.attention_mask, 7)
+        prefixes = cache_probe.open_prefixes(model, problem.input_ids, problem.attention_mask, problem.csr)
         assert isinstance(prefixes, prefix_cache.TreePrefixes) == tree
         for attention in ("eager", "sdpa") if model._supports_sdpa and "gemma2" not in name else ("eager",):
             model.set_attn_implementation(attention)
@@ -87,7 +87,8 @@ class TestTrieBeamSearch:
         expected = search(model, problem, num_beams=12, scoring=scoring)
         monkeypatch.setattr(CompactHead, "install", lambda model: None)
         without_head = search(model, problem, num_beams=12, scoring=scoring)
-        monkeypatch.setattr(prefix_cache, "_can_use_tree_attention", lambda *args: False)
+        only_rows = cache_probe.Ability(tree="not now", rows=None)
+        monkeypatch.setattr(cache_probe, "cache_ability", lambda *args: only_rows)
         one_row_a_beam = search(model, problem, num_beams=12, scoring=scoring)
         for other in (without_head, one_row_a_beam):
             torch.testing.assert_close(other.scores, expected.scores)
@@ -205,14 +206,15 @@ class TestTrieBeamSearch:
 
         def any_process(live, device):  # another process needs seven steps
             flags.append(live)
-            return len(flags) < 7
+            return 1 < len(flags) < 8
 
         monkeypatch.setattr(beam_search, "_runs_in_step", lambda model: True)
         monkeypatch.setattr(beam_search, "_any_process", any_process)
         model, passes = tiny_lm(vocab_size=20), []
+        cache_probe.cache_ability(model, problem.csr)
         model.register_forward_pre_hook(lambda *_: passes.append(1))
         found = search(model, problem)
-        assert flags == [True, True] + [False] * 5
+        assert flags == [False] + [True, True] + [False] * 5  # first: whether anyone must still probe the model
         assert found.steps == 3 and len(passes) == 7
 
     def test_wrong_arguments_are_named(self, problem, tiny_lm):

@@ -174,7 +174,7 @@ class CompactHead:
 
 
 def _refuse_shards(tensor: Tensor) -> None:
-    """FSDP and ZeRO make weights whole before a layer runs; under tensor parallelism each process keeps its columns."""
+    """FSDP and ZeRO make weights whole before a layer runs; under tensor parallelism a process keeps its columns."""
     if isinstance(tensor, DTensor):
         raise ValueError(
             "The output layer is split over processes by a tensor-parallel plan, so that chosen columns cannot be "

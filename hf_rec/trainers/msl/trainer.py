@@ -124,6 +124,7 @@ class MSLTrainer(LanguageTrainer):
         self._ranking_collator = RankingCollator(
             PromptCollator(pad_token_id, csr, drop_forced=False, padding_side="right"), pad_token_id
         )
+        self.check_search()
         self.head = CompactHead.install(self.accelerator.unwrap_model(self.model))
         first = min(max(start.tau, args.tau_min), args.tau_max) if args.adaptive_tau else start.tau
         num_valid = int(csr.num_children[csr.root])

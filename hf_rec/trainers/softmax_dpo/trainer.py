@@ -192,6 +192,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             )
         self.args.model_init_kwargs = model_init_kwargs
         freeze_reference_adapter(self.model)
+        self.check_search()
 
     @property
     def tau(self) -> float:
