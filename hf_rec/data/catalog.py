@@ -203,6 +203,25 @@ class Catalog:
             titles = [self.original_titles[row] for row in rows]
         return Catalog([self.ids[row] for row in rows], titles, [self.attributes[row] for row in rows])
 
+    def check_made_for(self, num_items: int, sha256: str | None, model: str = "the model") -> None:
+        """
+        Refuse a model that was made for another catalog: its item rows mean other items.
+
+        Args:
+            num_items (`int`): Items that the model knows.
+            sha256 (`str` or `None`): Hash of the catalog that it was made for; `None` where it keeps none.
+            model (`str`, *optional*, defaults to `"the model"`): What the message calls it.
+        """
+        if len(self) != num_items:
+            difference = f"has {len(self)} items, but {model} was made for {num_items}"
+        elif sha256 not in (None, self.sha256):
+            difference = (
+                f"differs from that of {model}, which was made for another catalog: item rows mean other items"
+            )
+        else:
+            return
+        raise ValueError(f"`catalog` {difference}. Load the catalog that was saved with {model}.")
+
     def report(self) -> dict[str, int]:
         """
         Counts of what the titles are like.

@@ -212,16 +212,7 @@ class RetrievalRecommender(ExactRecommender):
 
 def check_teacher_catalog(config, catalog: Catalog) -> None:
     """Refuse a catalog whose rows are not the items that the teacher of a model was trained on."""
-    if len(catalog) != config.num_items:
-        raise ValueError(
-            f"`catalog` has {len(catalog)} items, but the sequence model was made for {config.num_items}. Load the "
-            "catalog that was saved with the sequence model."
-        )
-    if config.catalog_sha256 not in (None, catalog.sha256):
-        raise ValueError(
-            "The sequence model was trained with another catalog (their hashes differ), so its item rows mean other "
-            "items. Load the catalog that was saved with the sequence model."
-        )
+    catalog.check_made_for(config.num_items, config.catalog_sha256, "the sequence model")
 
 
 def _row_or_none(catalog: Catalog, item_id: RawId) -> int:

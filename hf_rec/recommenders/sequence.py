@@ -42,18 +42,7 @@ class SequenceRecommender(ExactRecommender):
 
     def __init__(self, model: SequencePreTrainedModel, catalog: Catalog, batch_size: int = 512):
         super().__init__(catalog, batch_size)
-        if len(catalog) != model.config.num_items:
-            raise ValueError(
-                f"`catalog` has {len(catalog)} items, but `model` was made for {model.config.num_items}. Load "
-                "the catalog that was "
-                "saved with the model."
-            )
-        if model.config.catalog_sha256 not in (None, catalog.sha256):
-            raise ValueError(
-                "`model` was trained with another catalog (their hashes differ), so its item rows mean other "
-                "items. Load the catalog "
-                "that was saved with the model."
-            )
+        catalog.check_made_for(model.config.num_items, model.config.catalog_sha256)
         self.model = model
 
     def user_vectors(self, histories: Sequence[Sequence[RawId]], batch_size: int | None = None) -> np.ndarray:

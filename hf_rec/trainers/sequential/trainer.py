@@ -311,12 +311,5 @@ def _check_catalog(model: SequencePreTrainedModel, catalog: Catalog | None) -> N
     """Ties the model to its catalog, or refuses another one."""
     if catalog is None:
         return
-    if len(catalog) != model.config.num_items:
-        raise ValueError(f"`catalog` has {len(catalog)} items, but the model was made for {model.config.num_items}.")
-    if model.config.catalog_sha256 not in (None, catalog.sha256):
-        raise ValueError(
-            "`catalog` is not the one that the model was trained with (their hashes differ), so its item rows "
-            "mean other items. "
-            "Load the catalog that was saved with the model."
-        )
+    catalog.check_made_for(model.config.num_items, model.config.catalog_sha256)
     model.config.catalog_sha256 = catalog.sha256
