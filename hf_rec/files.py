@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +34,40 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: str | os.PathLike, last: str) -> Iterator[Path]:
+    """
+    Write the content of a folder beside its place, then move it there. A folder that is new appears whole. Into one
+    that exists, which may be a mount point, files are moved one after another; those of the same name are replaced,
+    and what else it holds stays.
+
+    Args:
+        folder (`str` or `os.PathLike`): Where the content is to stand.
+        last (`str`): The file that is moved last. Where it is the new one, all other files are.
+
+    Yields:
+        `Path`: An empty folder to write into. It is removed where the block raises.
+    """
+    folder = Path(folder).absolute()
+    exists = folder.is_dir()
+    partial = (folder if exists else folder.parent) / f".{folder.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if exists:
+            _move_content(partial, folder, last)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_content(source: Path, folder: Path, last: str = "") -> None:
+    for path in sorted(source.iterdir(), key=lambda path: path.name == last):
+        if path.is_dir() and (folder / path.name).is_dir():
+            _move_content(path, folder / path.name)
+        else:
+            os.replace(path, folder / path.name)

@@ -3,7 +3,8 @@ One folder is a recommender: weights or an adapter, tokenizer, catalog, prompt, 
 says how to rank with them and holds the hash of each. Safetensors and JSON alone: nothing in such a folder is code.
 """
 
-from hf_rec.hub.load import load_recommender, read_index
+from hf_rec.hub.files import read_index
+from hf_rec.hub.load import load_recommender
 from hf_rec.hub.push import push_recommender
 from hf_rec.hub.save import save_control, save_recommender
 

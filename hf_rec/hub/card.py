@@ -1,35 +1,59 @@
 """The model card of a recommender folder."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
+
 from hf_rec.data.catalog import Catalog
-from hf_rec.hub.files import ADAPTER_FILES
 
 
-def model_card(folder: Path, partial: Path, index: dict[str, Any], catalog: Catalog) -> str:
-    """Model card: what the folder is, and how to use it."""
-    config = next((path for path in (partial / ADAPTER_FILES[0], folder / ADAPTER_FILES[0]) if path.is_file()), None)
-    base = json.loads(config.read_bytes()).get("base_model_name_or_path") if config else None
-    is_hub_id = base and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
-    example = json.dumps(catalog.ids[: min(3, len(catalog))])
-    settings = {
+# Stands in the card of a folder; a push writes the id of the repository in its place
+LOAD_CALL = 'load_recommender(".")'
+_KINDS = {
+    "language_model": "a language model that writes the next item; a list is a search over the items it can write",
+    "llm_srec": "a language model that gives users and items vectors; the score of an item is their dot product",
+    "sequence": "a sequence model over item numbers; the score of an item is a dot product with its vector",
+    "popularity": "a control: what was chosen most often",
+    "recent_popularity": "a control: what was chosen most often of late",
+    "last_item": "a control: what most often came after the last item",
+}
+_SCORES = {
+    "valid": "log-probabilities of items: each token of a title competes with the tokens that also lead to an item",
+    "full_vocab": "log-probabilities of the items' tokens among all tokens",
+}
+
+
+def model_card(folder: Path, index: dict[str, Any], catalog: Catalog) -> str:
+    """
+    Model card: what the folder is, and how to use it.
+
+    Args:
+        folder (`Path`): Its name is the title.
+        index (`dict`): Content of `recommender.json`. A base model that is a folder of this machine is not named.
+        catalog ([`Catalog`]): Items.
+    """
+    base = index["base"]
+    base_model = base["name"] if base is not None and not base["local"] else None
+    data = ModelCardData(
+        library_name="hf_rec", tags=["recommendation", "sequential-recommendation"], base_model=base_model
+    )
+    facts = {
         "Items": len(catalog),
-        "Kind": index["kind"],
-        "Ranked by": index["scoring"],
+        "Kind": _KINDS.get(index["kind"], index["kind"]),
+        "Weights": {"adapter": "an adapter on its base model", "full": "whole"}.get(index["weights"], "none"),
+        "Base model": base_model,
         "Temperature": index["tau"],
-        **({"Base model": base} if base else {}),
-        **{f"{name} version": value for name, value in index["versions"].items()},
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    return f"""---
-library_name: hf_rec
-tags:
-- recommendation
-- sequential-recommendation
-{f"base_model: {base}" + chr(10) if is_hub_id else ""}---
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value is not None)
+    versions = ", ".join(f"{name} {value}" for name, value in index["versions"].items())
+    example = json.dumps(catalog.ids[: min(3, len(catalog))], ensure_ascii=False)
+    return str(
+        ModelCard(
+            f"""---
+{data.to_yaml()}
+---
 
 # {folder.name}
 
@@ -38,7 +62,7 @@ Recommends the next item to a user from the items chosen so far.
 ```python
 from hf_rec import load_recommender
 
-recommender = load_recommender("{folder.name}")  # this folder, or the id of this repository
+recommender = {LOAD_CALL}  # the path of this folder, or the id of its repository
 found = recommender.recommend([{example}], k=10)
 print(found.item_ids[0], found.scores[0], found.certified[0])
 ```
@@ -47,11 +71,8 @@ print(found.item_ids[0], found.scores[0], found.certified[0])
 |---|---|
 {table}
 
-`catalog.jsonl` lists the items. Scores are {_SCORES.get(index["scoring"], "those of the model")}.
+`catalog.jsonl` lists the items. Scores are {_SCORES.get(index["scoring"], "those of the model")}. `recommender.json`
+holds the hash of every file; a folder in which one differs is not loaded. Saved with {versions}.
 """
-
-
-_SCORES = {
-    "valid": "log-probabilities of items: each token of a title competes with the tokens that also lead to an item",
-    "full_vocab": "log-probabilities of the items' tokens among all tokens",
-}
+        )
+    )

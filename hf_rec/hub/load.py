@@ -1,30 +1,22 @@
 """A model folder, or a Hub repository, as a recommender: nothing loads unless its files belong together."""
 
-import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.files import file_sha256
-from hf_rec.hub.files import (
-    ADAPTER_FILES,
-    ARRAYS_FILE,
-    FORMAT,
-    INDEX_FILE,
-    NOT_UPLOADED,
-    tokenizer_sha256,
-)
+from hf_rec.hub.base_model import load_adapter
+from hf_rec.hub.files import CONTROL_ARRAYS_FILE, RECOMMENDER_FILE, check_folder, read_index, tokenizer_sha256
+from hf_rec.models.loading import load_weights
+from hf_rec.models.weight_files import local_folder
 from hf_rec.recommenders.contract import Recommender
 from hf_rec.recommenders.controls import CONTROL_KINDS
 from hf_rec.recommenders.language_model import LanguageModelRecommender
@@ -52,50 +44,46 @@ def load_recommender(
     Returns:
         [`~hf_rec.recommenders.contract.Recommender`]: With `recommend` and `score`.
     """
-    folder = _local_folder(folder_or_hub_id, revision)
-    index = read_index(folder)
+    folder = local_folder(folder_or_hub_id, revision)
+    index = checked_index(folder)
     catalog = Catalog.load(folder)
     _check_hash("catalog", catalog.sha256, index, folder)
     return _LOADERS[index["kind"]](folder, index, catalog, default_device() if device is None else device, dtype)
 
 
-def read_index(folder: str | os.PathLike) -> dict[str, Any]:
-    """The content of `recommender.json`."""
-    path = Path(folder) / INDEX_FILE
-    if not path.is_file():
-        found = sorted(str(other.parent) for other in path.parent.glob(f"*/{INDEX_FILE}"))
-        raise FileNotFoundError(
-            f"{path.parent} is no recommender: it holds no {INDEX_FILE}. "
-            + (f"Did you mean {' or '.join(found)}? " if found else "")
-            + "Trainers of hf_rec write it beside the weights; for a model of your own call "
-            "hf_rec.hub.save_recommender(folder, catalog=..., prompt=..., trie=..., tokenizer=..., "
-            "kind='language_model')."
-        )
-    try:
-        index = json.loads(path.read_bytes())
-        found = index["format"]
-        index["kind"], index["hashes"]["catalog"], index["tau"], index["scoring"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not as it was saved ({error!r}). Copy the folder again or save it anew."
-        ) from error
-    if found != FORMAT:
-        raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT}.")
+def checked_index(folder: Path) -> dict[str, Any]:
+    """The content of `recommender.json`, once every file that it lists is known to be as it was saved."""
+    index = read_index(folder)
     if index["kind"] not in _LOADERS:
         raise ValueError(
-            f"{path} is of the kind {index['kind']!r}, this version of hf_rec loads {', '.join(map(repr, _LOADERS))}."
+            f"{folder / RECOMMENDER_FILE} is of the kind {index['kind']!r}, this version of hf_rec loads "
+            f"{', '.join(map(repr, _LOADERS))}."
         )
+    check_folder(folder, index)
     return index
 
 
-def _load_language_model(folder: Path, index: dict, catalog: Catalog, device, dtype) -> LanguageModelRecommender:
+def recommender_folder(name: str | os.PathLike, revision: str | None = None) -> Path | None:
+    """The local folder of a model that is a recommender; `None` where it is none, or nothing is known of it."""
+    if not Path(name).is_dir():
+        try:
+            hf_hub_download(os.fspath(name), RECOMMENDER_FILE, revision=revision)
+        except Exception:  # no such file or repository, or no connection: whoever loads the model next will say so
+            return None
+    folder = local_folder(name, revision)
+    return folder if (folder / RECOMMENDER_FILE).is_file() else None
+
+
+def _load_language_model(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> LanguageModelRecommender:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     _check_hash("tokenizer", tokenizer_sha256(tokenizer), index, folder)
     prompt = Prompt.load(folder, tokenizer, catalog)
     _check_hash("prompt", prompt.sha256, index, folder)
     trie = ItemTrie.load(folder)
     _check_hash("trie", trie.sha256, index, folder)
-    model = _load_causal_lm(folder, dtype)
+    model = _load_causal_lm(folder, index, dtype)
     if not getattr(model, "is_quantized", False):  # a quantized model has placed itself
         model = model.to(device)
     return LanguageModelRecommender(
@@ -103,40 +91,26 @@ def _load_language_model(folder: Path, index: dict, catalog: Catalog, device, dt
     )
 
 
-def _load_causal_lm(folder: Path, dtype) -> torch.nn.Module:
+def _load_causal_lm(folder: Path, index: dict[str, Any], dtype: str | torch.dtype | None) -> PreTrainedModel:
     options = {} if dtype is None else {"dtype": dtype}
-    config, weights = (folder / name for name in ADAPTER_FILES)
-    if not config.is_file():
-        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options, trust_remote_code=False)
-    from peft import AutoPeftModelForCausalLM
+    if index["weights"] == "adapter":
+        return load_adapter(folder, index["base"], **options)
+    _check_weights(folder, index)
+    return load_weights(AutoModelForCausalLM, folder, **options)
 
-    if not weights.is_file():
+
+def _check_weights(folder: Path, index: dict[str, Any]) -> None:
+    if index["weights"] is None:
         raise FileNotFoundError(
-            f"{folder} holds {config.name} but no {weights.name}. Pickled adapters are not read: save the adapter "
-            "again with `save_pretrained`."
+            f"{folder} was saved as a recommender without weights (safetensors). Save the model there with "
+            "`save_pretrained`, and then the recommender again."
         )
-    base = json.loads(config.read_bytes()).get("base_model_name_or_path")
-    if not base:
-        raise ValueError(
-            f"{config} names no base model. Write its folder or Hub id into `base_model_name_or_path`, or merge the "
-            "adapter into the model (`merge_and_unload`) and save the whole."
-        )
-    try:
-        return AutoPeftModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, **options, trust_remote_code=False
-        )
-    except OSError as error:
-        raise OSError(
-            f"The adapter in {folder} needs the base model {base!r}, which could not be loaded: {error} Put it there, "
-            f"or write its new place into `base_model_name_or_path` of {config}."
-        ) from error
 
 
-def _load_control(folder: Path, index: dict, catalog: Catalog, device, dtype) -> Recommender:
-    path = folder / ARRAYS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {ARRAYS_FILE}. Copy the folder again.")
-    _check_hash("arrays", file_sha256(path), index, folder)
+def _load_control(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> Recommender:
+    path = folder / CONTROL_ARRAYS_FILE
     try:
         arrays = load_file(path)
     except SafetensorError as error:
@@ -144,9 +118,12 @@ def _load_control(folder: Path, index: dict, catalog: Catalog, device, dtype) ->
     return CONTROL_KINDS[index["kind"]].from_state(catalog, index["extra"], arrays)
 
 
-def _load_sequence_model(folder: Path, index: dict, catalog: Catalog, device, dtype) -> SequenceRecommender:
+def _load_sequence_model(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> SequenceRecommender:
+    _check_weights(folder, index)
     options = {} if dtype is None else {"dtype": dtype}
-    model = AutoModel.from_pretrained(folder, use_safetensors=True, **options, trust_remote_code=False)
+    model = load_weights(AutoModel, folder, **options)
     return SequenceRecommender(model.to(device).eval(), catalog)
 
 
@@ -157,29 +134,13 @@ _LOADERS: dict[str, Callable] = {
 } | dict.fromkeys(CONTROL_KINDS, _load_control)
 
 
-def _local_folder(folder_or_hub_id: str | os.PathLike, revision: str | None) -> Path:
-    path = Path(folder_or_hub_id)
-    if path.is_dir():
-        return path
-    name = str(folder_or_hub_id)
-    if isinstance(folder_or_hub_id, os.PathLike) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name[0] == ".":
-        raise FileNotFoundError(f"There is no folder {name}. Give a folder with a {INDEX_FILE}, or a Hub id.")
-    try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_UPLOADED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        raise OSError(
-            f"{name!r} is no folder here, and as a Hub repository it could not be had: {error} Check the name; a "
-            "private repository needs `hf auth login`."
-        ) from error
-
-
 def _check_hash(part: str, found: str, index: dict[str, Any], folder: Path) -> None:
     expected = index["hashes"].get(part)
     if found != expected:
         raise ValueError(
             f"The {part} in {folder} is not the one that the weights were saved with (its hash is {found[:12]}, "
-            f"{INDEX_FILE} says {str(expected)[:12]}). Tokenizer, catalog, prompt and trie must be those of training: "
-            "copy the whole folder again, or train again with the new ones."
+            f"{RECOMMENDER_FILE} says {str(expected)[:12]}). Tokenizer, catalog, prompt and trie must be those of "
+            "training: copy the whole folder again, or train again with the new ones."
         )
 
 

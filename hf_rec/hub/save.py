@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,26 @@ from safetensors.numpy import save_file
 import hf_rec
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.files import file_sha256
+from hf_rec.files import replacing_folder
+from hf_rec.hub.base_model import base_of
 from hf_rec.hub.card import model_card
-from hf_rec.hub.files import ADAPTER_FILES, ARRAYS_FILE, FORMAT, INDEX_FILE, tokenizer_sha256
+from hf_rec.hub.files import (
+    ADAPTER_FILES,
+    CARD_FILE,
+    CONTROL_ARRAYS_FILE,
+    FORMAT,
+    FULL_WEIGHTS,
+    PLACES,
+    RECOMMENDER_FILE,
+    hashes_of,
+    index_text,
+    tokenizer_sha256,
+    weight_files,
+    weights_format,
+)
 from hf_rec.recommenders.contract import Recommender
+from hf_rec.recommenders.item_index import INDEX_FILE as ITEM_INDEX_FILE
+from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -38,6 +53,7 @@ def save_recommender(
     scoring: str = "valid",
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     model: torch.nn.Module | None = None,
+    trained: torch.nn.Module | None = None,
     extra: dict[str, Any] | None = None,
     arrays: dict[str, np.ndarray] | None = None,
 ) -> None:
@@ -53,15 +69,17 @@ def save_recommender(
         tau (`float`, *optional*, defaults to `1.0`): Temperature that belongs to the weights.
         scoring (`str`, *optional*, defaults to `"valid"`): How items are ranked.
         model (`torch.nn.Module`, *optional*): Saved with `save_pretrained`; left out where the weights are there.
+        trained (`torch.nn.Module`, *optional*): The model whose weights are there; tells what base an adapter needs.
         extra (`dict`, *optional*): Settings of the kind, JSON values.
         arrays (`dict[str, np.ndarray]`, *optional*): Arrays of the kind.
+
+    Raises:
+        `ValueError`: Where prompt and trie do not fit, or the folder holds an adapter and whole weights.
     """
     folder = Path(folder).absolute()
     _check_parts(catalog, prompt, trie)
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    model_of_folder = model if model is not None else trained
+    with replacing_folder(folder, last=RECOMMENDER_FILE) as partial:
         if model is not None:
             model.save_pretrained(partial)
         for part in (
@@ -73,7 +91,15 @@ def save_recommender(
             if part:
                 part(partial)
         if arrays:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / ARRAYS_FILE)
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / CONTROL_ARRAYS_FILE
+            )
+        home = folder if model is None else partial  # where the weights are
+        form = weights_format(home)
+        kept = [] if model is not None else [*weight_files(folder, form), *_files_of_retrieval(folder, kind)]
+        base = None if model_of_folder is None else base_of(model_of_folder)
+        if base is not None and base["local"]:
+            base["path"] = os.path.relpath(base["name"], folder)
         index = {
             "format": FORMAT,
             "kind": kind,
@@ -84,17 +110,18 @@ def save_recommender(
                 "prompt": prompt and prompt.sha256,
                 "trie": trie and trie.sha256,
                 "tokenizer": tokenizer and tokenizer_sha256(tokenizer),
-                "arrays": file_sha256(partial / ARRAYS_FILE) if arrays else None,
             },
+            "weights": form,
+            "base": base,
+            "files": hashes_of(partial, _written(partial)) | hashes_of(folder, kept),
             "versions": {"hf_rec": hf_rec.__version__}
             | {name: version(name) for name in ("torch", "transformers", "peft")},
             "extra": extra or {},
         }
-        (partial / "README.md").write_text(model_card(folder, partial, index, catalog), encoding="utf-8")
-        (partial / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        _move_into(partial, folder, replaces_weights=model is not None)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (partial / CARD_FILE).write_text(model_card(folder, index, catalog), encoding="utf-8")
+        (partial / RECOMMENDER_FILE).write_text(index_text(index), encoding="utf-8")
+    if model is not None:
+        _remove_unlisted_weights(folder, index)
 
 
 def save_control(folder: str | os.PathLike, control: Recommender) -> None:
@@ -115,18 +142,29 @@ def _check_parts(catalog: Catalog, prompt: Prompt | None, trie: ItemTrie | None)
             )
 
 
-def _move_into(partial: Path, folder: Path, replaces_weights: bool) -> None:
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    new = sorted(partial.iterdir(), key=lambda path: path.name == INDEX_FILE)
-    if replaces_weights:  # or an adapter of old would be loaded in their place
-        stale = [*map(folder.joinpath, ADAPTER_FILES), *folder.glob("model*.safetensors*")]
-        for path in stale:
-            if path.exists() and not (partial / path.name).exists():
+def _written(partial: Path) -> list[str]:
+    """Names of all files in a folder, those in folders of it too; the card of the adapter library is not kept."""
+    names = (path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != CARD_FILE)
+
+
+def _files_of_retrieval(folder: Path, kind: str) -> list[str]:
+    """What a retrieval model has beside its weights: vectors of the items, and frozen models in the folder itself."""
+    if kind != RetrievalRecommender.kind or not (folder / "config.json").is_file():
+        return []
+    found = [ITEM_INDEX_FILE] if (folder / ITEM_INDEX_FILE).is_file() else []
+    config = json.loads((folder / "config.json").read_bytes())
+    for role in PLACES["config.json"]:
+        inside = (folder / str(config.get(role))).resolve()
+        if inside.is_dir() and inside != folder.resolve() and inside.is_relative_to(folder.resolve()):
+            name = inside.relative_to(folder.resolve())
+            found += [(name / file).as_posix() for file in weight_files(inside, "full")]
+    return found
+
+
+def _remove_unlisted_weights(folder: Path, index: dict[str, Any]) -> None:
+    """Delete the weight files of an earlier model, which would be read in place of the new ones or beside them."""
+    for pattern in (*ADAPTER_FILES, *FULL_WEIGHTS):
+        for path in folder.glob(pattern):
+            if path.name not in index["files"]:
                 path.unlink()
-    for path in new:
-        if path.is_dir():  # `save_pretrained` makes folders for further adapters and chat templates
-            shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
-        else:
-            os.replace(path, folder / path.name)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from hf_rec.fields import check_field_types
 from hf_rec.trainers.selection_metric import smaller_is_better
@@ -44,4 +45,9 @@ class RecommenderConfig(TrainingArguments):
             raise ValueError(
                 "`trust_remote_code` is never set here: no code of a model's folder is run. Load such a model "
                 "yourself and hand it over."
+            )
+        if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise ValueError(
+                f"`hub_strategy` must be 'end' or 'every_save', got {self.hub_strategy.value!r}: checkpoints hold "
+                "pickles and paths of this machine, which are not uploaded."
             )

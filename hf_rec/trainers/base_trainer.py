@@ -1,12 +1,22 @@
 """The thin base of the trainers: what is refused and logged, and the recommender files beside every weight file."""
 
+import shutil
 from collections import defaultdict
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate.utils import is_peft_model
+from huggingface_hub import CommitInfo, HfApi
+from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
 
+from hf_rec.files import replacing
+from hf_rec.hub.files import remove_other_weights, weight_files
+from hf_rec.hub.push import commit_operations
 from hf_rec.trainers.base_config import RecommenderConfig
 
 
@@ -29,6 +39,7 @@ class RecommenderTrainer(Trainer):
                 f"{self.args.n_gpu} GPUs in one process would run torch's DataParallel, which cannot select logits. "
                 "Start with `accelerate launch`, or make one GPU visible with CUDA_VISIBLE_DEVICES."
             )
+        _check_output_is_not_base(self.accelerator.unwrap_model(self.model), self.args.output_dir)
         self.model_accepts_loss_kwargs = True  # makes Trainer count the labels, for wrapped models too
         self._logged = defaultdict(list)
 
@@ -79,21 +90,82 @@ class RecommenderTrainer(Trainer):
         push = self.args.push_to_hub and not _internal_call
         super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
+            # Of an earlier model in this folder, which would be loaded in place of the new one or beside it
+            remove_other_weights(output_dir, self._weights_format())
             self.save_recommender_files(output_dir)
             Path(output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle
             Path(output_dir, "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
         if push:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """
+        Save the model in `args.output_dir`, and upload what [`~hf_rec.hub.push_recommender`] would. Arguments are
+        those of [`~transformers.Trainer.push_to_hub`].
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        self._finish_current_push()
+        return self._upload(commit_message or "End of training", not blocking, token, revision)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # What Trainer pushes during training is `output_dir` with the weights of the checkpoint copied into it
-        if self.is_world_process_zero():
-            self.save_recommender_files(self.args.output_dir)
-        super()._push_from_checkpoint(checkpoint_folder)
+        # What is pushed during training is `output_dir` with the weights of the checkpoint copied into it
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if busy and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        checkpoint, output_dir = Path(checkpoint_folder), Path(self.args.output_dir)
+        for name in weight_files(checkpoint, self._weights_format()):
+            with replacing(output_dir / name) as copy:
+                shutil.copyfile(checkpoint / name, copy)
+        remove_other_weights(output_dir, self._weights_format())
+        self.save_recommender_files(str(output_dir))
+        upload = self._upload(f"Training in progress, step {self.state.global_step}", in_background=True)
+        self.push_in_progress = PushInProgress([upload])
+
+    def _upload(
+        self, message: str, in_background: bool, token: str | None = None, revision: str | None = None
+    ) -> CommitInfo | Future[CommitInfo]:
+        api, revision = HfApi(token=token or self.args.hub_token), revision or self.args.hub_revision
+        return api.create_commit(
+            self.hub_model_id,
+            commit_operations(api, self.args.output_dir, self.hub_model_id, revision),
+            commit_message=message,
+            revision=revision,
+            run_as_future=in_background,
+        )
+
+    def _weights_format(self) -> str:
+        return "adapter" if is_peft_model(self.accelerator.unwrap_model(self.model)) else "full"
 
     def save_recommender_files(self, output_dir: str) -> None:
         """Write what the method needs beside its weights; called on the process that saves."""
         raise TypeError(f"{type(self).__name__} must define save_recommender_files.")
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        """The card is one of the recommender files, written with every save."""
+    def create_model_card(self, model_name: str | None = None) -> None:
+        """The card is one of the recommender files, written with every save: edit `README.md` after it."""
+
+
+def _check_output_is_not_base(model: nn.Module, output_dir: str) -> None:
+    if not is_peft_model(model):
+        return
+    name = model.peft_config[model.active_adapter].base_model_name_or_path
+    if name and Path(output_dir).resolve() == Path(name).resolve():
+        raise ValueError(
+            f"`output_dir` {output_dir} is the folder of the base model: the adapter would take the place of what it "
+            "needs. Choose another one."
+        )

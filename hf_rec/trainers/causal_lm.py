@@ -3,12 +3,15 @@
 import copy
 from typing import Any
 
-from peft import AutoPeftModelForCausalLM, PeftConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from hf_rec.hub.base_model import load_adapter
+from hf_rec.hub.files import RECOMMENDER_FILE, read_index
 from hf_rec.models.loading import load_weights
+from hf_rec.models.weight_files import local_folder
 
 
 def load_for_training(
@@ -32,7 +35,9 @@ def load_for_training(
             raise ValueError("`quantization_config` stands in `model_init_kwargs` too. Give it in one place.")
         options["quantization_config"] = quantization_config
     if find_adapter_config_file(name, revision=options.get("revision")) is not None:
-        return AutoPeftModelForCausalLM.from_pretrained(name, is_trainable=True, **options, trust_remote_code=False)
+        folder = local_folder(name, options.pop("revision", None))
+        base = read_index(folder)["base"] if (folder / RECOMMENDER_FILE).is_file() else None
+        return load_adapter(folder, base, trainable=True, **options)
     return load_weights(AutoModelForCausalLM, name, **options)
 
 

@@ -80,6 +80,7 @@ class LanguageTrainer(RecommenderTrainer):
                 scoring=self.args.scoring,
                 kind="language_model",
                 tokenizer=self.processing_class,
+                trained=self.accelerator.unwrap_model(self.model),
             )
 
     @property

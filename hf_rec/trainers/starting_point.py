@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.hub import read_index
-from hf_rec.hub.files import INDEX_FILE, NOT_UPLOADED, tokenizer_sha256
+from hf_rec.hub.files import tokenizer_sha256
+from hf_rec.hub.load import checked_index, recommender_folder
 from hf_rec.models.language.positions import check_positions
 from hf_rec.trainers.causal_lm import load_for_training, refuse_router_loss
 from hf_rec.trainers.language_config import LanguageConfig
@@ -59,16 +57,10 @@ class RecommenderFolder:
             name (`str`): Folder, or id on the Hub.
             revision (`str`, *optional*): Branch, tag or commit of the repository.
         """
-        folder = Path(name)
-        if not folder.is_dir():
-            try:
-                hf_hub_download(name, INDEX_FILE, revision=revision)
-            except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError):
-                return None
-            folder = Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_UPLOADED))
-        if not (folder / INDEX_FILE).is_file():
+        folder = recommender_folder(name, revision)
+        if folder is None:
             return None
-        index = read_index(folder)
+        index = checked_index(folder)
         if index["kind"] != "language_model":
             raise ValueError(f"`model` {name} is a recommender of the kind {index['kind']!r}, not a language model.")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -1,32 +1,18 @@
-import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.hub import load_recommender, push, push_recommender, save_control, save_recommender
+from hf_rec.hub import load_recommender, read_index, save_control, save_recommender
+from hf_rec.hub.files import index_text
 from hf_rec.recommenders.controls import LastItemRecommender, PopularityRecommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
 
 HISTORIES = [[100, 105], [111], []]
-
-
-@pytest.fixture(scope="module")
-def parts(tiny_catalog, bpe_tokenizer):
-    prompt = Prompt(bpe_tokenizer, tiny_catalog)
-    trie = ItemTrie.build(prompt.encode_items())
-    return {
-        "catalog": tiny_catalog,
-        "prompt": prompt,
-        "trie": trie,
-        "tokenizer": bpe_tokenizer,
-        "kind": "language_model",
-    }
 
 
 @pytest.fixture
@@ -118,7 +104,7 @@ class TestSaveAndLoad:
         assert type(loaded) is make
         np.testing.assert_array_equal(loaded.score_all([[100], []]), control.score_all([[100], []]))
         (tmp_path / "control" / "recommender.safetensors").write_bytes(b"x")
-        with pytest.raises(ValueError, match="The arrays in .* is not the one"):
+        with pytest.raises(ValueError, match="recommender.safetensors is not as it was saved"):
             load_recommender(tmp_path / "control")
 
 
@@ -137,76 +123,42 @@ class TestFoldersThatAreNotWhole:
 
     @pytest.mark.parametrize("part", ["catalog", "prompt", "trie", "tokenizer"])
     def test_a_part_from_elsewhere_is_named(self, folder, part):
-        index = json.loads((folder / "recommender.json").read_text())
+        index = read_index(folder)
         index["hashes"][part] = "0" * 64
-        (folder / "recommender.json").write_text(json.dumps(index))
+        (folder / "recommender.json").write_text(index_text(index))
         with pytest.raises(ValueError, match=f"The {part} in .* is not the one .*copy the whole folder again"):
             load_recommender(folder, device="cpu")
 
     def test_another_catalog_and_its_trie_are_refused(self, folder, parts, bpe_tokenizer):
         other = parts["catalog"].subset(list(range(11, -1, -1)))
         other.save(folder)
-        with pytest.raises(ValueError, match="The catalog in .* is not the one"):
+        with pytest.raises(ValueError, match="catalog.json.* is not as it was saved"):
             load_recommender(folder, device="cpu")
         parts["catalog"].save(folder)
         ItemTrie.build(Prompt(bpe_tokenizer, other).encode_items()).save(folder)
-        with pytest.raises(ValueError, match="The trie in .* is not the one"):
-            load_recommender(folder, device="cpu")
-
-    @pytest.mark.parametrize("name", ["trie.safetensors", "trie.marisa", "trie.json", "catalog.jsonl", "prompt.json"])
-    def test_a_truncated_file_is_named(self, folder, name):
-        path = folder / name
-        path.write_bytes(path.read_bytes()[:-9])
-        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        with pytest.raises(ValueError, match="trie.* is not as it was saved"):
             load_recommender(folder, device="cpu")
 
     @pytest.mark.parametrize(
         "change, message",
         [
             ({"kind": "oracle"}, "of the kind 'oracle', this version of hf_rec loads 'language_model', '"),
-            ({"format": 99}, "has format 99, this version of hf_rec reads 1"),
-            ({"hashes": None}, "is not as it was saved"),
+            ({"format": 99}, "has format 99, this version of hf_rec reads 2"),
+            ({"format": 1}, "has format 1, which does not say what weights .* Train again, or save the folder anew"),
         ],
     )
     def test_an_index_of_another_time_is_named(self, folder, change, message):
-        index = json.loads((folder / "recommender.json").read_text())
-        (folder / "recommender.json").write_text(json.dumps({**index, **change}))
+        (folder / "recommender.json").write_text(index_text(read_index(folder) | change))
         with pytest.raises(ValueError, match=message):
             load_recommender(folder, device="cpu")
 
-    def test_pickled_weights_are_not_read(self, folder):
-        torch.save({}, folder / "pytorch_model.bin")
-        (folder / "model.safetensors").unlink()
-        with pytest.raises(OSError, match="safetensors"):
-            load_recommender(folder, device="cpu")
-        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
-        torch.save({}, folder / "adapter_model.bin")
+    def test_pickled_weights_are_not_read(self, folder, parts, tmp_path):
+        torch.save({}, tmp_path / "pytorch_model.bin")
+        save_recommender(tmp_path, **parts)
+        with pytest.raises(FileNotFoundError, match="saved as a recommender without weights"):
+            load_recommender(tmp_path, device="cpu")
+        (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+        torch.save({}, tmp_path / "adapter_model.bin")
+        save_recommender(tmp_path, **parts)
         with pytest.raises(FileNotFoundError, match="no adapter_model.safetensors. Pickled adapters are not read"):
-            load_recommender(folder, device="cpu")
-
-
-class TestPush:
-    def test_a_folder_is_uploaded_without_pickles_and_checkpoints(self, folder, monkeypatch):
-        calls = {}
-
-        def upload_folder(self, **kwargs):
-            calls["upload"] = kwargs
-            return SimpleNamespace(commit_url="https://hub/commit/1")
-
-        def create_repo(self, repo_id, **kwargs):
-            calls["repo"] = kwargs
-            return SimpleNamespace(repo_id=f"me/{repo_id}")
-
-        monkeypatch.setattr(push.HfApi, "upload_folder", upload_folder)
-        monkeypatch.setattr(push.HfApi, "create_repo", create_repo)
-        monkeypatch.setattr(push.HfApi, "create_branch", lambda self, repo_id, **kwargs: calls.update(branch=kwargs))
-        url = push_recommender(folder, "films", private=True, revision="v1")
-        assert url == "https://hub/commit/1"
-        assert calls["repo"] == {"private": True, "exist_ok": True}
-        assert calls["branch"] == {"branch": "v1", "exist_ok": True}
-        assert calls["upload"]["repo_id"] == "me/films" and calls["upload"]["revision"] == "v1"
-        assert {"*.bin", "*.pt", "*.pkl", "checkpoint-*"} <= set(calls["upload"]["ignore_patterns"])
-
-    def test_what_is_no_recommender_is_not_uploaded(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="holds no recommender.json"):
-            push_recommender(tmp_path, "films")
+            load_recommender(tmp_path, device="cpu")

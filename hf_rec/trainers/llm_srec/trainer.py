@@ -103,7 +103,11 @@ class LLMSRecTrainer(RecommenderTrainer):
         model = _student(model, sequence_model, args, train_dataset, teacher_items, peft_config)
         check_teacher_catalog(model.config, catalog)
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(model.config.language_model, trust_remote_code=False)
+            processing_class = AutoTokenizer.from_pretrained(
+                model.config.language_model,
+                revision=model.config.language_model_revision,
+                trust_remote_code=False,
+            )
         self.catalog = catalog
         self.prompt = prompt or _prompt(args, processing_class, catalog)
         _check_positions(model, self.prompt)
@@ -368,6 +372,8 @@ class LLMSRecTrainer(RecommenderTrainer):
 
     def save_recommender_files(self, output_dir: str) -> None:
         """Catalog, prompt, tokenizer and, at the end of training, the item index."""
+        if self._saved is not None:
+            self._saved[1].save(output_dir)
         save_recommender(
             output_dir,
             catalog=self.catalog,
@@ -376,8 +382,6 @@ class LLMSRecTrainer(RecommenderTrainer):
             tokenizer=self.processing_class,
             scoring="exact",
         )
-        if self._saved is not None:
-            self._saved[1].save(output_dir)
 
 
 def _default_arguments(model: str | os.PathLike | PreTrainedModel) -> LLMSRecConfig:
