@@ -54,11 +54,6 @@ def base_of(model: torch.nn.Module) -> dict[str, Any] | None:
     }
 
 
-def place_of_base(folder: str | os.PathLike, base: dict[str, Any] | None) -> tuple[str | Path, str | None]:
-    """Folder or Hub id of the base of the adapter in a folder, and its commit; arguments as of [`load_adapter`]."""
-    return _locate(Path(folder), _read_config(Path(folder)), base)
-
-
 def load_adapter(
     folder: str | os.PathLike,
     base: dict[str, Any] | None,
