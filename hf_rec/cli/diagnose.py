@@ -39,9 +39,9 @@ def add_diagnose(commands: Any) -> argparse.ArgumentParser:
 
 def _diagnose(args: argparse.Namespace) -> None:
     from hf_rec.data.prepare import load_prepared
-    from hf_rec.diagnostics.ranks import RankSettings
-    from hf_rec.diagnostics.run import diagnose
-    from hf_rec.diagnostics.tables import to_markdown
+    from hf_rec.diagnostics.diagnose import diagnose
+    from hf_rec.diagnostics.markdown import to_markdown
+    from hf_rec.diagnostics.ranked_targets import RankSettings
     from hf_rec.evaluation.run_files import method_name
 
     check_model_flags(args, ("shuffled_model", "transfer"))
@@ -51,17 +51,15 @@ def _diagnose(args: argparse.Namespace) -> None:
     if args.transfer is not None:
         other_catalog, other_splits, _ = load_prepared(args.transfer)
         other = other_catalog, other_splits["train"], split_rows(other_splits, args)
-    if args.control:
-        recommender, name = make_control(args.control, catalog, splits["train"]), args.control
-    else:
-        recommender, name = load_model(args, catalog), method_name(args.model)
+    recommender = make_control(args.control, catalog, splits["train"]) if args.control else load_model(args, catalog)
+    name = args.name or args.control or method_name(args.model)
     shuffled = None if args.shuffled_model is None else load_model(args, catalog, args.shuffled_model)
     result = diagnose(
         recommender,
         rows,
         splits["train"],
         args.out,
-        name=args.name or name,
+        name=name,
         split=args.split,
         split_rule=card["split"]["rule"],
         settings=settings,

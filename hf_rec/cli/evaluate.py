@@ -59,6 +59,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from hf_rec.data.splits import seen_items
     from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
     from hf_rec.evaluation.full import evaluate_recommender
+    from hf_rec.evaluation.protocol import Seen
 
     _check_flags(args)
     catalog, splits, card = load_prepared(args.data)
@@ -78,7 +79,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         candidates = draw_candidates(rows, catalog, args.candidates, split=args.split)
         result = evaluate_candidates(recommender, rows, candidates, args.out, **settings)
     else:
-        seen = args.seen or "keep"
+        seen: Seen = args.seen or "keep"
         result = evaluate_recommender(
             recommender, rows, args.out, split=args.split, seen=seen, num_beams=args.num_beams, **settings
         )

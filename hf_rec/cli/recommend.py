@@ -48,7 +48,7 @@ def _recommend(args: argparse.Namespace) -> None:
     exclude += history if args.exclude_history else []
     allow = args.allow and [item_id for item in args.allow for item_id in find_item(catalog, item, "--allow")]
     found = recommender.recommend([history], k=args.k, exclude=exclude or None, allow=allow, num_beams=args.num_beams)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"item_id": item_id, "title": _title(catalog, item_id), "score": float(score)}
         for item_id, score in zip(found.item_ids[0], found.scores[0], strict=False)
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.arguments import select_rows
-from hf_rec.demo.tables import metric, results_table, show_users
+from hf_rec.demo.terminal import accuracy_table, metric, show_users
 from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, Size, train_model
 from hf_rec.evaluation.cost import measured_cost
 from hf_rec.recommenders.control_list import CONTROLS, make_control
@@ -71,7 +71,7 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
 
     console.rule("3. The same test rows for all")
     results = _measure(out, trained, test, splits["train"], console)
-    console.print(results_table(results))
+    console.print(accuracy_table(results))
 
     console.rule("4. Three users")
     shown = {NAMES[folder]: trained[folder][0] for folder in ("sasrec-ce", *LANGUAGE_MODELS)}
@@ -116,7 +116,7 @@ def _make_controls(catalog: "Catalog", train: "Dataset", seed: int) -> dict[str,
     """Folder -> recommender and what it took."""
     from hf_rec.data.splits import distinct_labels
 
-    made = {}
+    made: dict[str, tuple[Recommender, dict[str, Any]]] = {}
     for name in CONTROLS:
         with measured_cost(training_rows=len(train), distinct_labels=distinct_labels(train), seed=seed) as cost:
             control = make_control(name, catalog, train)

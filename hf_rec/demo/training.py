@@ -9,9 +9,11 @@ from hf_rec.arguments import select_rows
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from hf_rec.data.catalog import Catalog
     from hf_rec.recommenders.contract import Recommender
+    from hf_rec.trainers.base_trainer import RecommenderTrainer
 
 MAX_LENGTH = 256  # tokens of prompt and answer
 
@@ -38,7 +40,7 @@ QUICK = Size(60, 320, 32, 1, 2, 16, 2, 32, 20, 20)
 # Each learning rate is the best of three by -log P on validation. The limits and `eta` are lower than the defaults,
 # which are those of large models: no first token gets a probability of 0.25 here, so the temperature would stay at its
 # lower limit.
-LANGUAGE_MODELS = {
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "sft": {"name": "plain SFT", "loss_type": "lml", "learning_rate": 8e-3},
     "msl": {
         "name": "MSL",
@@ -50,7 +52,7 @@ LANGUAGE_MODELS = {
         "tau_max": 1.5,
     },
 }
-SEQUENCE_MODELS = {
+SEQUENCE_MODELS: dict[str, dict[str, Any]] = {
     "sasrec-ce": {"name": "SASRec CE", "loss_type": "ce", "learning_rate": 3e-3},
     "sasrec-sce": {
         "name": "SASRec SCE",
@@ -98,7 +100,9 @@ def train_model(
     return trainer.recommender(), cost
 
 
-def _language_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Catalog", **kwargs):
+def _language_model_trainer(
+    options: dict[str, Any], size: Size, *, catalog: "Catalog", **kwargs: Any
+) -> "RecommenderTrainer":
     from hf_rec.data.prompts.next_item import Prompt
     from hf_rec.models.language.from_scratch import new_tokenizer
     from hf_rec.trainers.msl.config import MSLConfig
@@ -125,7 +129,9 @@ def _language_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Ca
     )
 
 
-def _sequence_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Catalog", **kwargs):
+def _sequence_model_trainer(
+    options: dict[str, Any], size: Size, *, catalog: "Catalog", **kwargs: Any
+) -> "RecommenderTrainer":
     import torch
 
     from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
@@ -143,7 +149,7 @@ def _sequence_model_trainer(options: dict[str, Any], size: Size, *, catalog: "Ca
     return SequentialTrainer(SASRecModel(config), args, catalog=catalog, **kwargs)
 
 
-def _new_language_model(tokenizer, size: Size, seed: int):
+def _new_language_model(tokenizer: "PreTrainedTokenizerBase", size: Size, seed: int) -> "PreTrainedModel":
     """A Llama with random weights, small enough for a CPU."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -164,25 +170,25 @@ def _new_language_model(tokenizer, size: Size, seed: int):
     return LlamaForCausalLM(config)
 
 
-def _progress_callback(name: str):
+def _progress_callback(name: str) -> "TrainerCallback":
     """One bar a training, with the loss, the temperature and the last validation beside it."""
     from tqdm import tqdm
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.shown = {}
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.shown: dict[str, str] = {}
             self.bar = tqdm(total=state.max_steps, desc=f"{name:>10}", unit="step", dynamic_ncols=True)
 
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update(state.global_step - self.bar.n)
 
-        def on_log(self, args, state, control, logs, **kwargs):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
             names = {"loss": "loss", "tau": "tau", "eval_ndcg@10": "val NDCG@10"}
             self.shown |= {names[key]: f"{value:.3f}" for key, value in logs.items() if key in names}
             self.bar.set_postfix(self.shown)
 
-        def on_train_end(self, args, state, control, **kwargs):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.close()
 
     return Progress()

@@ -13,7 +13,7 @@ import numpy as np
 
 from hf_rec.columns import HISTORY, column_values
 from hf_rec.data.shuffling import shuffle_histories
-from hf_rec.diagnostics.ranks import RankedTargets, RankSettings, mean_interval, paired_change, rank_targets
+from hf_rec.diagnostics.ranked_targets import RankedTargets, RankSettings, mean_interval, paired_change, rank_rows
 from hf_rec.evaluation.predictions import histories_and_times
 
 
@@ -41,19 +41,19 @@ def order_sensitivity(
         ranked ([`RankedTargets`], *optional*): Ranks of the rows as they are, where they are known already.
 
     Returns:
-        `dict`: `ndcg` and `hit_rate` (as [`~hf_rec.diagnostics.ranks.paired_change`]), `overlap` (mean share of list
-        items that both lists have), `cosine` (mean over users of that between their two vectors, where the model has
-        them), `can_change` (share of rows whose history has an order: at least two different items), and the same
+        `dict`: `ndcg` and `hit_rate` (as [`~hf_rec.diagnostics.ranked_targets.paired_change`]), `overlap` (mean share
+        of items that both lists have), `cosine` (mean over users of that between their two vectors, where the model
+        has them), `can_change` (share of rows whose history has an order: at least two different items), and the same
         values over these rows alone under `of_these`.
     """
     k = settings.k
     shuffled = shuffle_histories(rows, seed)
-    before = rank_targets(recommender, rows, settings) if ranked is None else ranked
-    after = rank_targets(recommender, shuffled, settings)
+    before = rank_rows(recommender, rows, settings) if ranked is None else ranked
+    after = rank_rows(recommender, shuffled, settings)
     values = {"overlap": _overlap(before, after)}
-    vectors = [user_vectors(recommender, part) for part in (rows, shuffled)]
-    if vectors[0] is not None:
-        values["cosine"] = _cosine(*vectors)
+    first, second = user_vectors(recommender, rows), user_vectors(recommender, shuffled)
+    if first is not None and second is not None:
+        values["cosine"] = _cosine(first, second)
     can_change = np.array([len(set(history)) > 1 for history in column_values(rows, HISTORY).to_pylist()])
 
     def summary(chosen: np.ndarray) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def order_sensitivity(
         }
         return found | {name: mean_interval(value[chosen], users) for name, value in values.items()}
 
-    result = {"rows": len(rows), "seed": seed, "can_change": float(can_change.mean())}
+    result: dict[str, Any] = {"rows": len(rows), "seed": seed, "can_change": float(can_change.mean())}
     result |= summary(np.ones(len(rows), dtype=bool))
     if can_change.any():
         result["of_these"] = summary(can_change)
@@ -83,9 +83,11 @@ def shuffled_training(
         recommender ([`~hf_rec.recommenders.contract.Recommender`]): The model that was trained on shuffled histories.
         rows (`datasets.Dataset`), settings ([`RankSettings`]): As `ranked` was made with.
     """
-    after = rank_targets(recommender, rows, settings)
+    after = rank_rows(recommender, rows, settings)
     changes = {
-        metric: paired_change(*(part.values(f"{metric}@{settings.k}") for part in (ranked, after)), ranked.users)
+        metric: paired_change(
+            ranked.values(f"{metric}@{settings.k}"), after.values(f"{metric}@{settings.k}"), ranked.users
+        )
         for metric in ("ndcg", "hit_rate")
     }
     return changes | {"overlap": mean_interval(_overlap(ranked, after), ranked.users)}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_rec.diagnostics.ranks import RankSettings, mean_interval, paired_change, rank_targets
+from hf_rec.diagnostics.ranked_targets import RankSettings, mean_interval, paired_change, rank_rows
 from hf_rec.metrics.ranking import metric_values
 
 
@@ -59,9 +59,9 @@ def transfer(
     """
     from hf_rec.recommenders.controls import PopularityRecommender
 
-    moved = rank_targets(moved_to(recommender, catalog), rows, settings)
-    popular = rank_targets(PopularityRecommender(catalog, train), rows, settings)
-    result = {"items": len(catalog), "rows": len(rows)}
+    moved = rank_rows(moved_to(recommender, catalog), rows, settings)
+    popular = rank_rows(PopularityRecommender(catalog, train), rows, settings)
+    result: dict[str, Any] = {"items": len(catalog), "rows": len(rows)}
     for name in ("ndcg", "hit_rate"):
         metric = f"{name}@{settings.k}"
         chance = metric_values(np.array([0]), np.array([len(catalog) - 1]), metric)[0]

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, TARGET, column_values
-from hf_rec.diagnostics.ranks import RankedTargets, RankSettings, mean_interval, rank_targets
+from hf_rec.diagnostics.ranked_targets import RankedTargets, RankSettings, mean_interval, rank_rows
 
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def by_events_given(
     everyone = np.ones(len(rows), dtype=bool)
     return [
         {"events": length}
-        | _metrics(rank_targets(recommender, newest_events(rows, length), settings), everyone, settings.k)
+        | _metrics(rank_rows(recommender, newest_events(rows, length), settings), everyone, settings.k)
         for length in lengths
     ]
 

@@ -113,7 +113,8 @@ def draw_candidates(
     if not len(dataset):
         raise ValueError("`dataset` has no rows: there is nothing to draw for.")
     source, groups = UniformNegatives(len(catalog)), answer_groups(catalog)
-    rows_of_user, lists = Counter(), []
+    rows_of_user: Counter[str] = Counter()
+    lists: list[list[int]] = []
     users, targets = users_and_targets(dataset)
     histories = column_values(dataset, HISTORY).to_pylist()
     for row, (user, history, target) in enumerate(zip(users, histories, targets, strict=True)):
@@ -187,7 +188,7 @@ def evaluate_candidates(
     metrics["beyond_accuracy"] = {f"{protocol}/{key}@{k}": None for key in _OF_LISTS for k in ks}
     metrics["counts"]["nan_scores"] = count_nan(scores)
     metrics["cost"] = dict(cost or {})
-    result = [None]
+    result: list[Any] = [None]
     if process_state().is_main_process:
         result = [write_run(out_dir, metrics, predictions)]
         candidates.save(Path(out_dir, CANDIDATES_FILE))
@@ -229,7 +230,9 @@ def greedy_valid_ratio(recommender: "LanguageModelRecommender", dataset: "Datase
     return valid / len(dataset)
 
 
-def _scores(recommender: "Recommender", dataset: "Dataset", candidates: Candidates, batch_size) -> np.ndarray:
+def _scores(
+    recommender: "Recommender", dataset: "Dataset", candidates: Candidates, batch_size: int | None
+) -> np.ndarray:
     """Score of every candidate, `[R, 1 + K]`; each process scores its share of the rows, and all get all."""
     from accelerate.utils import gather_object
 

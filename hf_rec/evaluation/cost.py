@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def peak_memory_bytes() -> int:
 
 
 @contextmanager
-def measured_cost(**known):
+def measured_cost(**known: Any) -> Iterator[dict[str, Any]]:
     """
     Measure the wall-clock time of a block and the peak memory at its end.
 

@@ -122,7 +122,7 @@ def evaluate_recommender(
     ranker = TargetRanker(recommender, max(ks), seen, num_beams, batch_size)
     shard = ranker.rank(rows, range(state.process_index, len(rows), state.num_processes), state.is_main_process)
     shards = gather_object([shard])
-    result = [None]
+    result: list[Any] = [None]
     if state.is_main_process:
         predictions = predictions_table(*users_and_targets(rows), _joined(shards), recommender.catalog, warm_items)
         settings = {
@@ -241,7 +241,16 @@ def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[
     }
 
 
-def _check_arguments(rows, catalog, ks, seen, split_rule, name, num_beams, batch_size) -> None:
+def _check_arguments(
+    rows: "Dataset",
+    catalog: "Catalog",
+    ks: Sequence[int],
+    seen: str,
+    split_rule: str,
+    name: str,
+    num_beams: int | None,
+    batch_size: int | None,
+) -> None:
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"`ks` must hold whole numbers of at least 1, got {ks}.")
     protocol_key(seen=seen, split_rule=split_rule)  # refuses what it cannot name

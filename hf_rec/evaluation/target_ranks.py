@@ -1,7 +1,7 @@
 """Where the target of a row stands in what a recommender gives: as an item, and as a title that items may share."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class TargetRanker:
 
         self.recommender, self.catalog = recommender, recommender.catalog
         self.k, self.mask, self.batch_size = k, seen == "mask", batch_size
-        self.exact = callable(getattr(recommender, "score_all", None))
-        self.num_beams = None if self.exact else num_beams or default_num_beams(k)
+        self.score_all: Callable[..., np.ndarray] | None = getattr(recommender, "score_all", None)
+        self.num_beams = (num_beams or default_num_beams(k)) if self.score_all is None else None
         self.search = "exact" if self.num_beams is None else f"beam{self.num_beams}"
         trie, num_items = getattr(recommender, "trie", None), len(self.catalog)
         self.of_title = _shared(map(self.catalog.text, range(num_items)))
@@ -59,19 +59,20 @@ class TargetRanker:
         """
         from tqdm.auto import tqdm
 
-        found = {key: [] for key in RANK_COLUMNS} | {"index": list(indices), "nan_scores": 0}
+        found: dict[str, list[Any]] = {key: [] for key in RANK_COLUMNS}
+        num_nan = 0
         step = max(_ROWS_AT_A_TIME, self.batch_size or 1)
-        if self.exact:
+        if self.score_all is not None:
             step = max(1, min(step, _MAX_SCORES // len(self.catalog)))
         with tqdm(total=len(indices), desc="Ranking", unit="row", disable=not show_progress) as progress:
             for start in range(0, len(indices), step):
                 batch = rows[list(indices[start : start + step])]
-                part = self._rank_scores(batch) if self.exact else self._rank_lists(batch)
-                found["nan_scores"] += part.pop("nan_scores")
+                part = self._rank_lists(batch) if self.score_all is None else self._rank_scores(self.score_all, batch)
+                num_nan += part.pop("nan_scores")
                 for key, values in part.items():
                     found[key].extend(values)
                 progress.update(len(batch[TARGET]))
-        return found
+        return found | {"index": list(indices), "nan_scores": num_nan}
 
     def _inputs(self, batch: dict[str, list]) -> dict[str, Any]:
         histories = [[self.catalog.ids[row] for row in history] for history in batch[HISTORY]]
@@ -80,14 +81,14 @@ class TargetRanker:
         )
         return {"histories": histories, "timestamps": batch[HISTORY_TIMESTAMPS] if known else None}
 
-    def _rank_scores(self, batch: dict[str, list]) -> dict[str, Any]:
+    def _rank_scores(self, score_all: "Callable[..., np.ndarray]", batch: dict[str, list]) -> dict[str, Any]:
         """Exact ranks from the scores of all items. One that scores `-inf` is in no list: such a target is a miss."""
-        scores = np.array(self.recommender.score_all(**self._inputs(batch)))
+        scores = np.array(score_all(**self._inputs(batch)))
         targets = np.array(batch[TARGET])
         if scores.shape != (len(targets), len(self.catalog)):
             expected = (len(targets), len(self.catalog))
             raise ValueError(f"`score_all` must return scores of the shape {expected}, got {scores.shape}.")
-        part = {"nan_scores": count_nan(scores), "certified": [True] * len(targets)}
+        part: dict[str, Any] = {"nan_scores": count_nan(scores), "certified": [True] * len(targets)}
         scores[np.isnan(scores)] = -np.inf
         if self.mask:
             for row, history in enumerate(batch[HISTORY]):
@@ -116,15 +117,14 @@ class TargetRanker:
             batch_size=self.batch_size,
         )
         lists = [self.catalog.rows(item_ids) for item_ids in found.item_ids]
-        scores = [np.array(values)[: len(items)] for values, items in zip(found.scores, lists, strict=True)]
-        num_nan = sum(map(count_nan, scores))
-        scores = [np.where(np.isnan(values), -np.inf, values).tolist() for values in scores]
-        part = {ITEM_ROWS: lists, "scores": scores, "nan_scores": num_nan}
+        found_scores = [np.array(values)[: len(items)] for values, items in zip(found.scores, lists, strict=True)]
+        scores = [np.where(np.isnan(values), -np.inf, values).tolist() for values in found_scores]
+        part: dict[str, Any] = {ITEM_ROWS: lists, "scores": scores, "nan_scores": sum(map(count_nan, found_scores))}
         part["certified"] = np.asarray(found.certified, dtype=bool).tolist()
         pairs = [self._whole_leaf(*entry) for entry in zip(lists, scores, histories, strict=True)]
-        part["better"], part["tied"] = list_bounds(*zip(*pairs, strict=True), targets)
+        part["better"], part["tied"] = _bounds(pairs, targets)
         pairs = [self._one_title(*pair, target) for pair, target in zip(pairs, targets, strict=True)]
-        part["title_better"], part["title_tied"] = list_bounds(*zip(*pairs, strict=True), targets)
+        part["title_better"], part["title_tied"] = _bounds(pairs, targets)
         return part
 
     def _whole_leaf(self, items: list[int], scores: list[float], excluded: set[int]) -> tuple[list, list]:
@@ -146,9 +146,14 @@ class TargetRanker:
         return [item for item, _ in kept], [score for _, score in kept]
 
 
+def _bounds(pairs: list[tuple[list[int], list[float]]], targets: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rank bounds from the items and scores of each list."""
+    return list_bounds([items for items, _ in pairs], [scores for _, scores in pairs], targets)
+
+
 def _shared(keys: Iterable[Hashable]) -> dict[int, list[int]]:
     """For each row whose key other rows have too: all of these rows. `keys` has one key a row."""
-    rows_of_key = defaultdict(list)
+    rows_of_key: dict[Hashable, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
         rows_of_key[key].append(row)
     return {row: rows for rows in rows_of_key.values() if len(rows) > 1 for row in rows}

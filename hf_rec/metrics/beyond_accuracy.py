@@ -4,10 +4,13 @@ What recommendation lists look like beside how often they hit: coverage, concent
 Lists are rows of catalog items, best first, of any length (`-1` is fill). `U` lists, `N` items in the catalog.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def recommendation_counts(item_ids, num_items: int, k: int) -> np.ndarray:
+def recommendation_counts(item_ids: Sequence[Sequence[int]], num_items: int, k: int) -> np.ndarray:
     """
     How often each item stands among the first `k` of a list: `int64` of shape `[N]`.
 
@@ -27,13 +30,13 @@ def recommendation_counts(item_ids, num_items: int, k: int) -> np.ndarray:
     return np.bincount(listed, minlength=num_items)
 
 
-def catalog_coverage(counts) -> float:
+def catalog_coverage(counts: ArrayLike) -> float:
     """Share of the catalog that is recommended to anyone, 0-1, from [`recommendation_counts`]."""
     counts = np.asarray(counts)
     return float(np.count_nonzero(counts) / len(counts)) if len(counts) else float("nan")
 
 
-def gini(counts) -> float:
+def gini(counts: ArrayLike) -> float:
     """
     Gini index of the recommendations over the whole catalog, from [`recommendation_counts`]: 0 where all items are
     recommended equally often, `1 - 1 / N` where one item takes every place, `nan` where nothing is recommended.
@@ -45,7 +48,7 @@ def gini(counts) -> float:
     return float(((2 * place - len(counts) - 1) * counts).sum() / (len(counts) * counts.sum()))
 
 
-def popularity_percentile(counts, popularity) -> float:
+def popularity_percentile(counts: ArrayLike, popularity: ArrayLike) -> float:
     """
     Mean popularity percentile of the recommended items, 0-1: the share of the catalog that is less popular, items as
     popular counted half. Uniformly random lists have 0.5.
@@ -64,7 +67,7 @@ def popularity_percentile(counts, popularity) -> float:
     return float(((below + upto) / (2 * len(popularity)) * counts).sum() / counts.sum())
 
 
-def popularity_lift(counts, popularity) -> float:
+def popularity_lift(counts: ArrayLike, popularity: ArrayLike) -> float:
     """
     Mean popularity of the recommended items over the mean popularity of the items in the log itself: 1 where lists are
     as popular as what users take, above 1 where they favour the head. Arguments as in [`popularity_percentile`].
@@ -75,12 +78,12 @@ def popularity_lift(counts, popularity) -> float:
     return float((popularity * counts).sum() / counts.sum() / ((popularity**2).sum() / popularity.sum()))
 
 
-def certified_share(certified) -> float:
+def certified_share(certified: Sequence[bool] | np.ndarray) -> float:
     """Share of lists that are proven to be the exact top k of the computed scores, 0-1."""
     return float(np.mean(np.asarray(certified, dtype=bool))) if len(certified) else float("nan")
 
 
-def _checked(counts, popularity) -> tuple[np.ndarray, np.ndarray]:
+def _checked(counts: ArrayLike, popularity: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     counts, popularity = np.asarray(counts, dtype=np.float64), np.asarray(popularity, dtype=np.float64)
     if counts.shape != popularity.shape:
         raise ValueError(f"`popularity` must have one count an item, {counts.shape}, got {popularity.shape}.")

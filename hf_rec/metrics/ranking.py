@@ -8,13 +8,16 @@ expected value under such a random order: a scorer that gives 100 items the same
 Shapes: `U` rows (users), `N` items, `K` listed items. Places count from 0.
 """
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 NOT_LISTED = 2**31 - 1  # `better` of a target that is not in its list: a miss for every k (still exact in int64 sums)
 
 
-def rank_bounds(scores, target) -> tuple[np.ndarray, np.ndarray]:
+def rank_bounds(scores: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """
     Counts the items that rank before a target and those that share its score, from the scores of all items.
 
@@ -48,7 +51,11 @@ def rank_bounds(scores, target) -> tuple[np.ndarray, np.ndarray]:
     return np.where(undefined, scores.shape[1] - 1, better), np.where(undefined, 0, tied)
 
 
-def list_bounds(item_ids, scores, target) -> tuple[np.ndarray, np.ndarray]:
+def list_bounds(
+    item_ids: Sequence[Sequence[Hashable]],
+    scores: "Sequence[Sequence[float] | np.ndarray] | np.ndarray",
+    target: Sequence[Hashable],
+) -> tuple[np.ndarray, np.ndarray]:
     """
     The bounds of [`rank_bounds`] where only the best items of each row are known.
 
@@ -88,12 +95,12 @@ def list_bounds(item_ids, scores, target) -> tuple[np.ndarray, np.ndarray]:
     return better, tied
 
 
-def count_nan(scores) -> int:
+def count_nan(scores: ArrayLike) -> int:
     """Number of `NaN` scores, each of which was ranked last."""
     return int(np.isnan(np.asarray(scores)).sum())
 
 
-def hit_rate(better, tied, k: int) -> np.ndarray:
+def hit_rate(better: ArrayLike, tied: ArrayLike, k: int) -> np.ndarray:
     """
     Probability that the target is among the first `k` items: `float64` of shape `[U]`, 0-1. As a row has one target,
     this is recall@k too.
@@ -101,7 +108,7 @@ def hit_rate(better, tied, k: int) -> np.ndarray:
     return _mean_gain(np.ones(_check_k(k)), better, tied)
 
 
-def ndcg(better, tied, k: int) -> np.ndarray:
+def ndcg(better: ArrayLike, tied: ArrayLike, k: int) -> np.ndarray:
     """
     Expected `1 / log2(place + 2)`, 0 beyond the first `k` places: `float64` of shape `[U]`, 0-1. The ideal gain of one
     target is 1, so this is normalised.
@@ -109,7 +116,7 @@ def ndcg(better, tied, k: int) -> np.ndarray:
     return _mean_gain(1.0 / np.log2(np.arange(_check_k(k)) + 2.0), better, tied)
 
 
-def mrr(better, tied, k: int) -> np.ndarray:
+def mrr(better: ArrayLike, tied: ArrayLike, k: int) -> np.ndarray:
     """Expected `1 / (place + 1)`, 0 beyond the first `k` places: `float64` of shape `[U]`, 0-1."""
     return _mean_gain(1.0 / (np.arange(_check_k(k)) + 1.0), better, tied)
 
@@ -117,7 +124,7 @@ def mrr(better, tied, k: int) -> np.ndarray:
 METRICS = {"ndcg": ndcg, "hit_rate": hit_rate, "mrr": mrr}
 
 
-def ranking_metrics(better, tied, ks=(5, 10)) -> dict[str, float]:
+def ranking_metrics(better: ArrayLike, tied: ArrayLike, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
     """
     Means over rows of NDCG, hit rate and MRR at each k: `{"ndcg@5": ..., "hit_rate@5": ..., "mrr@5": ..., ...}`.
 
@@ -132,7 +139,7 @@ def ranking_metrics(better, tied, ks=(5, 10)) -> dict[str, float]:
     return {f"{name}@{k}": float(metric(better, tied, k).mean()) for k in ks for name, metric in METRICS.items()}
 
 
-def metric_values(better, tied, name: str) -> np.ndarray:
+def metric_values(better: ArrayLike, tied: ArrayLike, name: str) -> np.ndarray:
     """Values by row, shape `[U]`, of a metric written as in tables, such as `"ndcg@10"`."""
     metric, _, k = name.partition("@")
     if metric not in METRICS or not k.isdecimal():
@@ -146,7 +153,7 @@ def _check_k(k: int) -> int:
     return int(k)
 
 
-def _mean_gain(gains: np.ndarray, better, tied) -> np.ndarray:
+def _mean_gain(gains: np.ndarray, better: ArrayLike, tied: ArrayLike) -> np.ndarray:
     """Mean of `gains` (0 past their end) over places `better .. better + tied`: a difference of their running sum."""
     better, tied = np.asarray(better, dtype=np.int64), np.asarray(tied, dtype=np.int64)
     if better.size and (better.min() < 0 or tied.min() < 0):

@@ -5,13 +5,18 @@ Shapes: `R` rows, `M` metrics, `C` clusters. All functions draw from their own s
 size.
 """
 
+from collections.abc import Hashable, Iterator, Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 _BLOCK = 2**22  # numbers drawn at a time: about 32 MiB, whatever the number of clusters
 
 
-def cluster_bootstrap(values, clusters, *, level: float = 0.95, num_samples: int = 2000, seed: int = 0):
+def cluster_bootstrap(
+    values: ArrayLike, clusters: Sequence[Hashable], *, level: float = 0.95, num_samples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Percentile bootstrap interval of the mean over rows, drawing whole clusters with replacement.
 
@@ -48,7 +53,9 @@ def cluster_bootstrap(values, clusters, *, level: float = 0.95, num_samples: int
     return (sums.sum(axis=0) / sizes.sum()).reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
-def sign_flip_test(differences, clusters, *, num_samples: int = 10_000, seed: int = 0) -> np.ndarray:
+def sign_flip_test(
+    differences: ArrayLike, clusters: Sequence[Hashable], *, num_samples: int = 10_000, seed: int = 0
+) -> np.ndarray:
     """
     Two-sided p-value of a paired comparison, by flipping the sign of all differences of a user together.
 
@@ -90,7 +97,7 @@ def sign_flip_test(differences, clusters, *, num_samples: int = 10_000, seed: in
     return found.reshape(shape)
 
 
-def holm(p_values) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """
     Holm's step-down correction: p-values that may each be compared with the level while the chance of any false
     finding in the whole family stays below it.
@@ -112,7 +119,7 @@ def holm(p_values) -> np.ndarray:
     return found
 
 
-def _cluster_sums(values, clusters) -> tuple[np.ndarray, np.ndarray]:
+def _cluster_sums(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     """Sum of each metric, `[C, M]`, and number of rows, `[C]`, of each cluster."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim not in (1, 2) or not len(values):
@@ -128,7 +135,7 @@ def _cluster_sums(values, clusters) -> tuple[np.ndarray, np.ndarray]:
     return sums, np.bincount(member).astype(np.float64)
 
 
-def _blocks(num_samples: int, width: int):
+def _blocks(num_samples: int, width: int) -> Iterator[tuple[int, int]]:
     """Splits samples into ranges of at most `_BLOCK` drawn numbers."""
     step = max(1, _BLOCK // max(1, width))
     for start in range(0, num_samples, step):

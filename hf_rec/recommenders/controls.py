@@ -4,7 +4,7 @@ Controls: what every measured model must beat. They count events of the train sp
 Shapes: U users · N items of the catalog · P different pairs of an item and its successor.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -67,7 +67,7 @@ class PopularityRecommender(Control):
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {"window": self.window}, {"counts": self.counts}
 
-    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Sequence[Sequence[int]] | None) -> np.ndarray:
         return np.tile(self.counts.astype(np.float32), (len(histories), 1))
 
 
@@ -105,7 +105,7 @@ class LastItemRecommender(Control):
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {}, {"counts": self.counts, "pairs": self.pairs, "pair_counts": self.pair_counts}
 
-    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Sequence[Sequence[int]] | None) -> np.ndarray:
         num_items = len(self.catalog)
         scores = np.tile(self.counts / max(self.counts.sum(), 1), (len(histories), 1))
         for user, history in enumerate(histories):

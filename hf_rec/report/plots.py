@@ -6,7 +6,8 @@ function returns a `matplotlib` figure, or `None` where nothing was logged.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from hf_rec.report.tables import short_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
@@ -72,7 +74,7 @@ def temperature_figure(trainings: Sequence[Training]) -> "Figure | None":
         figure = plt.figure(figsize=(7.2, 5.4 if clamped else 4.2), layout="constrained")
         ratios = {"height_ratios": [3, 1.2]} if clamped else None
         axes = figure.subplots(2 if clamped else 1, 1, sharex=True, squeeze=False, gridspec_kw=ratios)
-        fixed = {}
+        fixed: dict[float, dict[str, tuple[float, float]]] = {}
         for training in chosen:
             steps, values = training.series("tau")
             if len(values) > 1 and (values == values[0]).all():
@@ -80,9 +82,15 @@ def temperature_figure(trainings: Sequence[Training]) -> "Figure | None":
             else:
                 _line(axes[0, 0], training, trainings, steps, values)
         for value, methods in fixed.items():
-            label, ends = f"fixed: {', '.join(methods)}", list(methods.values())
-            ends = (min(first for first, _ in ends), max(last for _, last in ends))
-            axes[0, 0].plot(ends, (value, value), color=_GREY, lw=1.4, ls=(0, (1, 1.5)), zorder=1, label=label)
+            ends = (min(first for first, _ in methods.values()), max(last for _, last in methods.values()))
+            look = {
+                "color": _GREY,
+                "lw": 1.4,
+                "ls": (0, (1, 1.5)),
+                "zorder": 1,
+                "label": f"fixed: {', '.join(methods)}",
+            }
+            axes[0, 0].plot(ends, (value, value), **look)
         axes[0, 0].set(title="Temperature", ylabel="temperature τ (no unit)")
         axes[0, 0].margins(x=0.02)
         for training in clamped:
@@ -145,7 +153,7 @@ def methods_figure(section: Section) -> "Figure":
     return figure
 
 
-def _by_step(trainings, key: str, title: str, label: str, scale: float = 1) -> "Figure | None":
+def _by_step(trainings: Sequence[Training], key: str, title: str, label: str, scale: float = 1) -> "Figure | None":
     chosen = [training for training in trainings if len(training.series(key)[0])]
     if not chosen:
         return None
@@ -164,12 +172,19 @@ def _by_step(trainings, key: str, title: str, label: str, scale: float = 1) -> "
     return figure
 
 
-def _line(axes: "Axes", training: Training, trainings: Sequence[Training], x, y, marker=False):
+def _line(
+    axes: "Axes",
+    training: Training,
+    trainings: Sequence[Training],
+    x: np.ndarray,
+    y: np.ndarray,
+    marker: bool = False,
+) -> "list[Line2D]":
     """One training in the look that it has in every figure: colour and marker of its method, dashes of its seed."""
     methods = list(dict.fromkeys(other.method for other in trainings))
     seeds = [other for other in trainings if other.method == training.method]
     number, seed = methods.index(training.method), seeds.index(training)
-    look = {"color": _COLORS[number % len(_COLORS)], "label": training.label, "ms": 5}
+    look: dict[str, Any] = {"color": _COLORS[number % len(_COLORS)], "label": training.label, "ms": 5}
     look["linestyle"] = _DASHES[(seed + number // len(_COLORS)) % len(_DASHES)]
     look["marker"] = _MARKERS[number % len(_MARKERS)] if marker or len(x) == 1 else None
     return axes.plot(x, y, **look)
@@ -192,7 +207,7 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=2.6)
 
 
-def _pyplot():
+def _pyplot() -> ModuleType:
     import matplotlib
 
     matplotlib.use("Agg")

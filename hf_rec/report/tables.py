@@ -1,6 +1,6 @@
 """Markdown tables of measured methods."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hf_rec.evaluation.run_files import TITLE_LEVEL, compare_runs
 from hf_rec.metrics.ranking import METRICS
@@ -143,5 +143,5 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _or_missing(value, spell) -> str:
+def _or_missing(value: float | None, spell: Callable[[float], str]) -> str:
     return MISSING if value is None else spell(value)

@@ -11,12 +11,12 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.data.prepare import load_prepared, prepare
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.data.shuffling import shuffle_histories, write_shuffled
+from hf_rec.diagnostics.diagnose import diagnose
+from hf_rec.diagnostics.markdown import to_markdown
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training, user_vectors
 from hf_rec.diagnostics.other_domain import moved_to, transfer
-from hf_rec.diagnostics.ranks import RankSettings, paired_change, rank_targets
-from hf_rec.diagnostics.run import diagnose
+from hf_rec.diagnostics.ranked_targets import RankSettings, paired_change, rank_rows
 from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
-from hf_rec.diagnostics.tables import to_markdown
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 from hf_rec.recommenders.controls import PopularityRecommender
 from hf_rec.recommenders.exact import ExactRecommender
@@ -145,9 +145,7 @@ class TestOrder:
 
     def test_a_model_trained_on_shuffled_histories_is_compared_on_the_same_rows(self, catalog):
         rows = make_rows()
-        found = shuffled_training(
-            rank_targets(NextNumber(catalog), rows, SETTINGS), BagOfItems(catalog), rows, SETTINGS
-        )
+        found = shuffled_training(rank_rows(NextNumber(catalog), rows, SETTINGS), BagOfItems(catalog), rows, SETTINGS)
         assert found["hit_rate"]["before"] == 1 > found["hit_rate"]["after"]
         assert 0 < found["overlap"]["mean"] < 1
 
@@ -158,7 +156,7 @@ class TestOrder:
 class TestSlices:
     def test_rows_are_counted_once_by_the_length_of_their_history(self, catalog):
         rows = make_rows()
-        found = by_history_length(rank_targets(NextNumber(catalog), rows, SETTINGS), rows, 5)
+        found = by_history_length(rank_rows(NextNumber(catalog), rows, SETTINGS), rows, 5)
         assert sum(part["rows"] for part in found) == len(rows)
         assert [(part["from"], part["to"]) for part in found] == [(0, 0), (1, 1), (2, 4), (5, 9)]
         assert all(part["ndcg"]["mean"] == 1 for part in found)
@@ -173,7 +171,7 @@ class TestSlices:
 
     def test_targets_and_users_are_told_apart_by_training(self, catalog):
         rows = make_rows()
-        ranked = rank_targets(NextNumber(catalog), rows, SETTINGS)
+        ranked = rank_rows(NextNumber(catalog), rows, SETTINGS)
         found = by_warmth(ranked, rows, set(range(15)), {"u0", "u1"}, 5)
         assert found["warm_items"]["rows"] + found["cold_items"]["rows"] == len(rows)
         assert found["warm_items"]["rows"] == sum(target < 15 for target in rows[TARGET])

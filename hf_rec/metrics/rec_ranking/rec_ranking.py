@@ -1,5 +1,7 @@
 """NDCG, hit rate and MRR with tied places averaged, as a module of the `evaluate` library."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 
@@ -30,7 +32,7 @@ Examples:
 class RecRanking(evaluate.Metric):
     """Tie-aware ranking metrics of one target item a row; see [`hf_rec.metrics.ranking`]."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in ("default", "scores", "lists"):
             raise ValueError(f"`config_name` must be 'scores' or 'lists', got {self.config_name!r}.")
         value = datasets.Value("int64" if self.config_name == "lists" else "float64")
@@ -41,7 +43,9 @@ class RecRanking(evaluate.Metric):
             features=datasets.Features({"predictions": datasets.List(value), "references": datasets.Value("int64")}),
         )
 
-    def _compute(self, predictions, references, ks=(5, 10)):
+    def _compute(
+        self, predictions: list[list[float]], references: list[int], ks: Sequence[int] = (5, 10)
+    ) -> dict[str, float]:
         if self.config_name == "lists":
             places = [list(range(0, -len(items), -1)) for items in predictions]
             return ranking_metrics(*list_bounds(predictions, places, references), ks)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rec.columns import USER_ID, column_values
 from hf_rec.data.splits import seen_items
+from hf_rec.diagnostics.markdown import to_markdown
 from hf_rec.diagnostics.order import order_sensitivity, shuffled_training
 from hf_rec.diagnostics.other_domain import transfer
-from hf_rec.diagnostics.ranks import RankSettings, rank_targets
+from hf_rec.diagnostics.ranked_targets import RankSettings, rank_rows
 from hf_rec.diagnostics.slices import by_events_given, by_history_length, by_warmth
-from hf_rec.diagnostics.tables import to_markdown
 from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.files import replacing
 
@@ -68,7 +68,7 @@ def diagnose(
     settings = settings or RankSettings()
     if not len(rows):
         raise ValueError("`rows` is empty: there is nothing to rank.")
-    ranked = rank_targets(recommender, rows, settings)
+    ranked = rank_rows(recommender, rows, settings)
     warm_users = set(map(str, column_values(train, USER_ID).to_pylist()))
     result = {
         "format": FORMAT,

@@ -8,6 +8,7 @@ from hf_rec.columns import HISTORY, TARGET
 if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
+    from rich.table import Table
 
     from hf_rec.data.catalog import Catalog
 
@@ -19,7 +20,7 @@ def metric(result: dict[str, Any], name: str) -> dict[str, float]:
     return result["metrics"][f"{result['protocol']}/{name}"]
 
 
-def results_table(results: dict[str, dict[str, Any]]):
+def accuracy_table(results: dict[str, dict[str, Any]]) -> "Table":
     """A rich table of the measured models, by the name of their folder."""
     from rich.table import Table
 
@@ -62,7 +63,7 @@ def show_users(console: "Console", catalog: "Catalog", recommenders: dict, test:
 
 def _users_in_a_series(catalog: "Catalog", test: "Dataset") -> list[int]:
     """First test rows whose last two films go up a series, go down one, and belong to none."""
-    found = {}
+    found: dict[str, int] = {}
     for row, history in enumerate(test[HISTORY]):
         before, last = (catalog.attributes[item] for item in history[-2:])
         if before.get("series", -1) == last.get("series", -2):

@@ -39,7 +39,7 @@ class RankSettings:
     num_beams: int | None = None
     batch_size: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"`k` must be at least 1, got {self.k}.")
         protocol_key(seen=self.seen)  # refuses what it cannot name
@@ -66,7 +66,7 @@ class RankedTargets:
         return metric_values(self.better, self.tied, metric)
 
 
-def rank_targets(recommender: "Recommender", rows: "Dataset", settings: RankSettings) -> RankedTargets:
+def rank_rows(recommender: "Recommender", rows: "Dataset", settings: RankSettings) -> RankedTargets:
     """Rank the targets of some rows."""
     ranker = TargetRanker(recommender, settings.k, settings.seen, settings.num_beams, settings.batch_size)
     found = ranker.rank(rows, range(len(rows)), show_progress=True)

@@ -1,4 +1,4 @@
-"""The result of [`~hf_rec.diagnostics.run.diagnose`] as Markdown tables."""
+"""The result of [`~hf_rec.diagnostics.diagnose.diagnose`] as Markdown tables."""
 
 from typing import Any
 
