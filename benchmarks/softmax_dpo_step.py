@@ -32,7 +32,7 @@ from trie_loss import item_paths
 
 from hf_rec import ItemTrie, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from hf_rec.data.preference_collator import PADDING
-from hf_rec.losses.trie_softmax import chunked_cross_entropy
+from hf_rec.losses.trie_softmax import token_cross_entropy
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
 from hf_rec.trainers.trie_logits import valid_logits, vocabulary_logits
@@ -111,7 +111,7 @@ def step_of(trainer: SoftmaxDPOTrainer, way: str):
         if trainer.args.scoring == "valid":
             return valid_logits(trainer.model, head, inputs, labelled, trainer.csr).losses(1.0).mean()
         logits = vocabulary_logits(trainer.model, head, inputs, labelled.flat)
-        return chunked_cross_entropy(logits, labelled.targets).mean()
+        return token_cross_entropy(logits, labelled.targets).mean()
 
     def step():
         trainer.model.train()

@@ -31,7 +31,8 @@ SUPERVISE_FROM = "supervise_from"
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 LABELS = "labels"
-TRIE_NODES = "trie_nodes"
+POSITION_IDS = "position_ids"
+SEGMENTS = "segments"  # of packed rows: which of them each token is of
 SLOT_ITEMS = "slot_items"  # of a prompt with slots for item vectors: the item of each slot
 TEACHER_VECTOR = "teacher_vector"  # of a row: the user as a sequence model sees it
 SEEN = "seen"  # of a batch to rank: whole histories, also what the model is not shown
@@ -46,6 +47,7 @@ REJECTED = "rejected"
 IGNORE_INDEX = -100  # a label that no loss counts, as in transformers
 PADDING_ITEM = -1  # fills a batch of histories, and `slot_items` beside the slots; real items are catalog rows, from 0
 UNKNOWN_TIME = -1  # the time of an event of which only the place in the order is known
+NO_CHILD = -1  # fills lists of the tokens that may follow a trie node; real token ids start at 0
 DEAD_NODE = -1  # the trie node of a token outside the trie, and of a position that is no item token
 
 

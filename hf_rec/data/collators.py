@@ -6,57 +6,58 @@ Shapes: B rows · T tokens of the longest row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from hf_rec.columns import ATTENTION_MASK, DEAD_NODE, IGNORE_INDEX, INPUT_IDS, LABELS, TRIE_NODES
+from hf_rec.columns import ATTENTION_MASK, IGNORE_INDEX, INPUT_IDS, LABELS, POSITION_IDS, SEGMENTS
+from hf_rec.data.trie_targets import TrieTargets, labelled
+from hf_rec.data.trie_walk import TrieWalk
 
 
 if TYPE_CHECKING:
     from hf_rec.trie import TrieCSR
 
+Layout = Literal["padded", "packed", "one_row"]
+_NO_SEGMENT = -1  # of padding
+
 
 @dataclass
 class PromptCollator:
     """
-    Pads tokenised prompts and finds, for each label, the trie node from which it is chosen.
+    Lays tokenised prompts out as a batch, and finds for each label where it is predicted and what it is chosen from.
 
-    The labels of a row are one or more whole item paths. A path starts at the root: at a row's first label, after
-    `-100` and after a leaf.
+    The labels of a row are one or more whole item paths; see [`TrieWalk`]. What follows a row's last label is cut off:
+    no loss reads it. Attention must be causal, so that padding on the right is never seen.
 
     Args:
         pad_token_id (`int`):
-            Token that fills `input_ids`; it is masked, so any id of the vocabulary does.
+            Token that fills `input_ids`; any id of the vocabulary does.
         trie ([`TrieCSR`]):
             Trie of the catalog, made from the same prompt's `encode_items()`.
         drop_forced (`bool`):
             Whether to write `-100` over labels that are the only child of their node. Under `scoring="valid"` their
             loss is exactly 0, so that they must not count as labels; plain fine-tuning keeps them.
-        padding_side (`str`, *optional*, defaults to `"left"`):
-            `"left"` or `"right"`.
-        pad_to_multiple_of (`int`, *optional*):
-            Round the padded length up to a multiple of this.
+        layout (`str`, *optional*, defaults to `"padded"`):
+            `"padded"`: one row of the batch each. `"packed"`: end to end in as few rows of the longest one's length as
+            they fit in. `"one_row"`: all end to end.
     """
 
     pad_token_id: int
     trie: "TrieCSR"
     drop_forced: bool
-    padding_side: str = "left"
-    pad_to_multiple_of: int | None = None
-    _edge_keys: np.ndarray = field(init=False, repr=False)
-    _num_children: np.ndarray = field(init=False, repr=False)
+    layout: Layout = "padded"
+    _walk: TrieWalk = field(init=False, repr=False)
 
-    def __post_init__(self):
-        if self.padding_side not in ("left", "right"):
-            raise ValueError(f'`padding_side` must be "left" or "right", got {self.padding_side!r}.')
+    def __post_init__(self) -> None:
         if self.pad_token_id is None:
             raise ValueError("`pad_token_id` is None. Pass the id of any token, for instance that of the EOS token.")
-        self.trie = self.trie.to("cpu")
-        self._edge_keys, self._num_children = self.trie.edge_keys.numpy(), self.trie.num_children.numpy()
+        self._walk = TrieWalk(self.trie)
+        self.trie = self._walk.trie
 
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
         """
         Make a batch.
 
@@ -64,69 +65,150 @@ class PromptCollator:
             rows (`list[dict]`): Each with `input_ids` and `labels` of one length.
 
         Returns:
-            `dict[str, torch.LongTensor]`: `input_ids`, `attention_mask`, `labels` and `trie_nodes`, each of shape
-            `(B, T)`. `trie_nodes[b, t]` is the node from which the token `labels[b, t]` is chosen, `-1` where there is
-            no label.
+            `dict[str, torch.LongTensor]`: `input_ids` and `labels` of one shape, the fields of [`TrieTargets`] (with
+            columns of the head where forced labels are dropped), and, of the same shape as `input_ids`,
+            `attention_mask` where rows are padded, `position_ids` and `segments` where they are packed: which row a
+            token is of, counted from 1, and `-1` for padding.
         """
-        for number, row in enumerate(rows):
-            if len(row[INPUT_IDS]) != len(row[LABELS]):
-                raise ValueError(
-                    f"Row {number} of the batch has {len(row[INPUT_IDS])} `input_ids` but {len(row[LABELS])} `labels`."
-                )
-        lengths = np.array([len(row[INPUT_IDS]) for row in rows])
-        width = int(lengths.max())
-        if self.pad_to_multiple_of is not None:
-            width = -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        columns = np.arange(width)
-        if self.padding_side == "left":
-            real = columns >= width - lengths[:, None]
-        else:
-            real = columns < lengths[:, None]
-        input_ids = np.full(real.shape, self.pad_token_id, dtype=np.int64)
-        labels = np.full(real.shape, IGNORE_INDEX, dtype=np.int64)
-        input_ids[real] = np.concatenate([np.asarray(row[INPUT_IDS], dtype=np.int64) for row in rows])
-        labels[real] = np.concatenate([np.asarray(row[LABELS], dtype=np.int64) for row in rows])
-        nodes = self._walk(labels)
+        lengths, input_ids, labels = padded(rows, self.pad_token_id)
+        nodes = self._walk.nodes(labels)
+        branches = self._walk.branches(nodes)
         if self.drop_forced:
-            forced = (nodes != DEAD_NODE) & (self._num_children[nodes] == 1)
-            labels[forced], nodes[forced] = IGNORE_INDEX, DEAD_NODE
-        batch = {INPUT_IDS: input_ids, ATTENTION_MASK: real.astype(np.int64), LABELS: labels, TRIE_NODES: nodes}
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+            labels = np.where(branches, labels, IGNORE_INDEX)
+        columns = np.arange(labels.shape[1])
+        lengths = np.where(labels != IGNORE_INDEX, columns + 1, 1).max(axis=1).clip(max=lengths)
+        batch_rows, starts, shape = place(lengths, self.layout)
+        base = batch_rows * shape[1] + starts
+        of_row, column, positions = labelled(labels, base)
+        chosen = labels[of_row, column], of_row, nodes[of_row, column]
+        if self.drop_forced:
+            targets = TrieTargets.among_children(positions, *chosen, self.trie)
+        else:
+            targets = TrieTargets.of_vocabulary(positions, *chosen)
+        real = columns < lengths[:, None]
+        places = (base[:, None] + columns)[real]
+        labels[:, 0] = IGNORE_INDEX  # nothing comes before it, least of all the row that is packed before this one
+        batch = {
+            INPUT_IDS: _filled(shape, self.pad_token_id, places, input_ids[real]),
+            LABELS: _filled(shape, IGNORE_INDEX, places, labels[real]),
+        }
+        if self.layout == "padded":
+            batch[ATTENTION_MASK] = _filled(shape, 0, places, 1)
+        else:
+            batch[POSITION_IDS] = _filled(shape, 0, places, np.broadcast_to(columns, real.shape)[real])
+            batch[SEGMENTS] = _filled(shape, _NO_SEGMENT, places, np.nonzero(real)[0] + 1)
+        return batch | targets.to_batch()
 
-    def _walk(self, labels: np.ndarray) -> np.ndarray:
-        """Trie node from which each label is chosen; all rows advance together, one column at a time."""
-        is_label = labels != IGNORE_INDEX
-        before = np.full(labels.shape, DEAD_NODE, dtype=np.int64)
-        nodes = np.full(len(labels), self.trie.root, dtype=np.int64)
-        for column in np.flatnonzero(is_label.any(axis=0) | np.roll(is_label.any(axis=0), 1)):
-            here, tokens = is_label[:, column], labels[:, column]
-            cut = ~here & (nodes != self.trie.root)
-            if cut.any():
-                self._refuse(labels, cut, nodes, column, "end before the item does")
-            before[here, column] = nodes[here]
-            reached = self._step(nodes, tokens)
-            wrong = here & (reached == DEAD_NODE)
-            if wrong.any():
-                self._refuse(labels, wrong, nodes, column, "are no item of the trie")
-            goes_on = here & (self._num_children[reached] > 0)
-            nodes = np.where(goes_on, reached, self.trie.root)
-        cut = nodes != self.trie.root
-        if cut.any():
-            self._refuse(labels, cut, nodes, labels.shape[1], "end before the item does")
-        return before
 
-    def _step(self, nodes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        keys = nodes * self.trie.vocab_size + tokens
-        edges = np.searchsorted(self._edge_keys, keys).clip(max=len(self._edge_keys) - 1)
-        found = (self._edge_keys[edges] == keys) & (tokens >= 0) & (tokens < self.trie.vocab_size)
-        return np.where(found, edges + 1, DEAD_NODE)
+class RankingCollator:
+    """
+    Evaluation rows to tensors: prompt and answer for the likelihood, and the prompt alone, padded on the left, for the
+    search after it.
 
-    def _refuse(self, labels: np.ndarray, bad: np.ndarray, nodes: np.ndarray, column: int, what: str) -> None:
-        """Raise for the first bad row: its labels from the root to `column`."""
-        row = int(bad.argmax())
-        path = labels[row, column - int(self.trie.depth[nodes[row]]) : column + 1]
-        raise ValueError(
-            f"Row {row} of the batch: the labels {path[path != IGNORE_INDEX].tolist()} {what}. Make rows with "
-            "`Prompt.encode_example` and the trie with `ItemTrie.build(prompt.encode_items())`, both from one prompt, "
-            "and do not truncate rows afterwards."
-        )
+    The answer is the last labelled item of a row; `target_leaf` is its leaf in the trie.
+
+    Args:
+        pad_token_id (`int`): Token that fills `input_ids` and `prompt_ids`.
+        trie ([`TrieCSR`]): As of [`PromptCollator`].
+    """
+
+    def __init__(self, pad_token_id: int, trie: "TrieCSR"):
+        self.collator = PromptCollator(pad_token_id, trie, drop_forced=True)
+        self._walk = TrieWalk(trie)
+
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+        """
+        Make a batch.
+
+        Args:
+            rows (`list[dict]`): Each with `input_ids` and `labels` of one length.
+
+        Returns:
+            `dict[str, torch.LongTensor]`: What [`PromptCollator`] makes of the rows with the answer as their only
+            label, `prompt_ids` and `prompt_mask` of one shape, and `target_leaf` of shape `(B,)`.
+        """
+        trie = self._walk.trie
+        _, _, labels = padded(rows, 0)
+        nodes = self._walk.nodes(labels)
+        starts = np.where(nodes == trie.root, np.arange(labels.shape[1]), -1).max(axis=1)  # of the last item's path
+        if (starts < 0).any():
+            row = int(np.argmax(starts < 0))
+            raise ValueError(
+                f"Row {row} of the batch has no label: its answer is unknown. Leave it out of evaluation."
+            )
+        answers = [
+            {INPUT_IDS: row[INPUT_IDS], LABELS: [IGNORE_INDEX] * start + list(row[LABELS][start:])}
+            for row, start in zip(rows, starts.tolist(), strict=True)
+        ]
+        last = np.where(labels != IGNORE_INDEX, np.arange(labels.shape[1]), -1).max(axis=1)
+        each = np.arange(len(rows))
+        leaf = trie.leaf(trie.step(torch.from_numpy(nodes[each, last]), torch.from_numpy(labels[each, last])))
+        width = max(int(starts.max()), 1)
+        prompt_ids = np.full((len(rows), width), self.collator.pad_token_id, dtype=np.int64)
+        mask = np.arange(width) >= width - starts[:, None]  # every prompt ends at the same column
+        prompt_ids[mask] = [token for row, start in zip(rows, starts, strict=True) for token in row[INPUT_IDS][:start]]
+        return self.collator(answers) | {
+            "prompt_ids": torch.from_numpy(prompt_ids),
+            "prompt_mask": torch.from_numpy(mask.astype(np.int64)),
+            "target_leaf": leaf,
+        }
+
+
+def padded(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Rows as arrays, padded on the right.
+
+    Args:
+        rows (`list[dict]`): Each with `input_ids` and `labels` of one length.
+        pad_token_id (`int`): Fills `input_ids`.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Lengths `(B,)`, `input_ids` and `labels` `(B, T)`, int64.
+    """
+    for number, row in enumerate(rows):
+        if len(row[INPUT_IDS]) != len(row[LABELS]):
+            raise ValueError(
+                f"Row {number} of the batch has {len(row[INPUT_IDS])} `input_ids` but {len(row[LABELS])} `labels`."
+            )
+    lengths = np.array([len(row[INPUT_IDS]) for row in rows])
+    real = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.full(real.shape, pad_token_id, dtype=np.int64)
+    labels = np.full(real.shape, IGNORE_INDEX, dtype=np.int64)
+    input_ids[real] = np.concatenate([np.asarray(row[INPUT_IDS], dtype=np.int64) for row in rows])
+    labels[real] = np.concatenate([np.asarray(row[LABELS], dtype=np.int64) for row in rows])
+    return lengths, input_ids, labels
+
+
+def place(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """
+    Where each row goes.
+
+    Lengths 5, 2, 4, 3 are packed into three rows of 5: the row of 5, that of 4, and those of 3 and 2 end to end.
+
+    Args:
+        lengths (`np.ndarray` of shape `(B,)`): Tokens of each row.
+        layout (`str`): `"padded"`, `"packed"` or `"one_row"`; see [`PromptCollator`].
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray, tuple[int, int]]`: Row of the batch and first column of each, both `(B,)`, and
+        the shape of the batch.
+    """
+    if layout == "padded":
+        return np.arange(len(lengths)), np.zeros(len(lengths), dtype=np.int64), (len(lengths), int(lengths.max()))
+    width = int(lengths.max() if layout == "packed" else lengths.sum())
+    batch_rows, starts = np.zeros_like(lengths), np.zeros_like(lengths)
+    filled: list[int] = []  # columns taken of each row of the batch
+    for row in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[row])
+        batch_row = next((place for place, taken in enumerate(filled) if taken + length <= width), len(filled))
+        if batch_row == len(filled):
+            filled.append(0)
+        batch_rows[row], starts[row] = batch_row, filled[batch_row]
+        filled[batch_row] += length
+    return batch_rows, starts, (len(filled), width)
+
+
+def _filled(shape: tuple[int, int], filler: int, places: np.ndarray, values: np.ndarray | int) -> Tensor:
+    flat = np.full(shape[0] * shape[1], filler, dtype=np.int64)
+    flat[places] = values
+    return torch.from_numpy(flat.reshape(shape))

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-
-NO_CHILD = -1  # filler in `children`; real token ids start at 0
+from hf_rec.columns import NO_CHILD
 
 
 def masked_softmax_loss(logits: Tensor, targets: Tensor, children: Tensor, tau: float = 1.0) -> Tensor:
@@ -80,7 +79,7 @@ def _rows_cross_entropy(logits: Tensor, targets: Tensor, tau: float) -> Tensor:
     return tau * F.cross_entropy(scores, targets, reduction="none")
 
 
-def chunked_cross_entropy(logits: Tensor, targets: Tensor, tau: float = 1.0, chunk_size: int = 1024) -> Tensor:
+def token_cross_entropy(logits: Tensor, targets: Tensor, tau: float = 1.0, chunk_size: int = 1024) -> Tensor:
     """
     Cross-entropy over the whole vocabulary (plain SFT, LML), with float32 copies of `chunk_size` rows at a time.
 

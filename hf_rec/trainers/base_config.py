@@ -30,6 +30,9 @@ class RecommenderConfig(TrainingArguments):
         if parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available():
             self.use_cpu = True
         super().__post_init__()
+        if self.accelerator_config.dispatch_batches is None:
+            # Of a stream accelerate would else cut every tensor of a batch, index tensors too, into one part a process
+            self.accelerator_config.dispatch_batches = False
         if self.label_smoothing_factor != 0:
             raise ValueError(
                 f"`label_smoothing_factor` must be 0, got {self.label_smoothing_factor}: the loss of this trainer has "

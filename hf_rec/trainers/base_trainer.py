@@ -9,7 +9,6 @@ from pathlib import Path
 from accelerate.utils import is_peft_model
 from huggingface_hub import CommitInfo, HfApi
 from torch import nn
-from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
@@ -18,9 +17,10 @@ from hf_rec.files import replacing
 from hf_rec.hub.files import remove_other_weights, weight_files
 from hf_rec.hub.push import commit_operations
 from hf_rec.trainers.base_config import RecommenderConfig
+from hf_rec.trainers.length_grouping import GroupsByLength
 
 
-class RecommenderTrainer(Trainer):
+class RecommenderTrainer(GroupsByLength):
     """
     [`~transformers.Trainer`] whose loss is a sum over labels divided by the labels of the whole accumulated,
     distributed batch, so that 8 x 1, 1 x 8 and two processes take the same steps.

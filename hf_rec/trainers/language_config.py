@@ -32,6 +32,9 @@ class LanguageConfig(RecommenderConfig):
         eval_num_beams (`int` or `None`, *optional*, defaults to `None`):
             Beams of the constrained ranking during evaluation; `None` for 20, twice the 10 places that are measured.
             `0` leaves the ranking out.
+        train_sampling_strategy (`str`, *optional*, defaults to `"group_by_length"`):
+            As of [`~transformers.TrainingArguments`], where it is `"random"`: the rows of a step are of about one
+            length, so that little of it is padding. A stream keeps its own order.
         dataset_num_proc (`int` or `None`, *optional*, defaults to `None`):
             Processes that tokenise the data set.
         model_init_kwargs (`dict` or `None`, *optional*, defaults to `None`):
@@ -53,6 +56,9 @@ class LanguageConfig(RecommenderConfig):
     )
     eval_num_beams: int | None = field(
         default=None, metadata={"help": "Beams of the ranking in evaluation: None for 20, 0 for no ranking."}
+    )
+    train_sampling_strategy: Literal["group_by_length", "random", "sequential", "batch_rebalance"] = field(
+        default="group_by_length", metadata={"help": "Order in which training reads rows."}
     )
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise the data set."})
     model_init_kwargs: dict[str, Any] | str | None = field(

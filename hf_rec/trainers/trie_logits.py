@@ -4,7 +4,8 @@ From a batch to the logits of the tokens a trie allows, without the `[B, T, V]` 
 Positions at the trie's root share thousands of columns, the others have a handful each: the two kinds are two blocks
 of the head's output, and neither pays for the columns of the other.
 
-Shapes: B rows · T tokens · N labelled positions, R of them at the root · E children of the others, laid end to end.
+Shapes: B rows · T tokens · N predicted tokens, R of them at the root and D below it · U columns of those · E children
+of theirs, laid end to end · W positions with whole rows of V logits.
 """
 
 from dataclasses import dataclass
@@ -12,61 +13,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hf_rec.columns import IGNORE_INDEX
+from hf_rec.data.trie_targets import TrieTargets
 from hf_rec.losses.trie_softmax import ragged_softmax_loss
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.trie.csr import TrieCSR
 
 
 @dataclass(frozen=True)
-class LabelledPositions:
-    """The labelled positions of a batch, in row-major order."""
-
-    flat: Tensor  # (N,) index into the B * T positions, of the position that predicts
-    targets: Tensor  # (N,) token ids
-    nodes: Tensor  # (N,) trie node from which each target is chosen
-    rows: Tensor  # (N,) row of the batch
-
-
-def labelled_positions(labels: Tensor, trie_nodes: Tensor) -> LabelledPositions:
-    """
-    Find what a batch predicts: position t predicts token t + 1.
-
-    Args:
-        labels (`torch.Tensor` of shape `(B, T)`): Token ids, `-100` where nothing is predicted.
-        trie_nodes (`torch.Tensor` of shape `(B, T)`): Trie node from which `labels[b, t]` is chosen.
-
-    Returns:
-        [`LabelledPositions`]: Of the `N` labels that are not `-100`.
-    """
-    rows, columns = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
-    return LabelledPositions(
-        flat=rows * labels.shape[1] + columns,
-        targets=labels[rows, columns + 1],
-        nodes=trie_nodes[rows, columns + 1],
-        rows=rows,
-    )
-
-
-@dataclass(frozen=True)
 class ValidLogits:
-    """Logits of the allowed tokens at every labelled position."""
+    """Logits of the allowed tokens of every target, those at the root first."""
 
-    at_root: Tensor  # (N,) bool
     root_values: Tensor  # (R, children of the root)
     root_targets: Tensor  # (R,) column of each target in `root_values`
     values: Tensor  # (E,)
-    offsets: Tensor  # (N - R + 1,)
-    target_edges: Tensor  # (N - R,) place of each target in `values`
+    offsets: Tensor  # (D + 1,)
+    target_edges: Tensor  # (D,) place of each target in `values`
+    whole: Tensor  # (W, V) detached
 
     def losses(self, tau: float) -> Tensor:
-        """`-tau * log P_valid(target)` of every position: `torch.Tensor` of shape `(N,)`, float32."""
+        """`-tau * log P_valid(target)` of every target: `torch.Tensor` of shape `(N,)`, float32."""
         root_scores = self.root_values.float() / tau
         root = tau * (root_scores.logsumexp(1) - root_scores.gather(1, self.root_targets[:, None]).squeeze(1))
         deep = ragged_softmax_loss(self.values, self.offsets, self.values.index_select(0, self.target_edges), tau)
-        both = torch.cat([root, deep])
-        order = torch.cat([self.at_root.nonzero().squeeze(1), (~self.at_root).nonzero().squeeze(1)])
-        return torch.zeros_like(both).index_copy(0, order, both)
+        return torch.cat([root, deep])
 
     def first_token_logits(self) -> tuple[Tensor, Tensor]:
         """Logits of the targets `(R,)` and of all valid tokens `(R, children of the root)` where items begin."""
@@ -74,50 +43,59 @@ class ValidLogits:
         return values.gather(1, self.root_targets[:, None]).squeeze(1), values
 
 
+def root_children(trie: TrieCSR) -> Tensor:
+    """Tokens that may begin an item, ascending, on the trie's device."""
+    return trie.children_flat(torch.tensor([trie.root], device=trie.device))[0]
+
+
 def valid_logits(
-    model: nn.Module, head: CompactHead | None, inputs: dict[str, Tensor], labelled: LabelledPositions, trie: TrieCSR
+    model: nn.Module,
+    head: CompactHead | None,
+    inputs: dict[str, Tensor],
+    targets: TrieTargets,
+    root_tokens: Tensor,
+    whole_rows: Tensor | None = None,
 ) -> ValidLogits:
     """
-    Run the model and return the logits of the children of each labelled position's trie node.
+    Run the model and return the logits of the children of each target's trie node.
 
     Args:
         model (`torch.nn.Module`): The causal LM as the trainer calls it, wrapped or not.
         head ([`CompactHead`] or `None`): The model's compact head; whole rows of logits are computed without one.
-        inputs (`dict[str, torch.Tensor]`): Arguments of the model: `input_ids`, `attention_mask`.
-        labelled ([`LabelledPositions`]): Where to look; every target is a child of its node.
-        trie ([`TrieCSR`]): On the model's device.
+        inputs (`dict[str, torch.Tensor]`): Arguments of the model: `input_ids` and what else it takes.
+        targets ([`TrieTargets`]): With columns.
+        root_tokens (`torch.Tensor`): What [`root_children`] returns.
+        whole_rows (`torch.Tensor` of shape `(W,)`, *optional*): Positions of which whole rows of logits are wanted,
+            too.
 
     Returns:
         [`ValidLogits`]: Differentiable.
     """
-    at_root = labelled.nodes == trie.root
-    root_tokens, _ = trie.children_flat(labelled.nodes.new_tensor([trie.root]))
-    tokens, offsets = trie.children_flat(labelled.nodes[~at_root])
-    columns, column_of_edge = tokens.unique(return_inverse=True)
-    num_deep = offsets.numel() - 1
-    position_of_edge = torch.repeat_interleave(
-        torch.arange(num_deep, device=tokens.device), offsets.diff(), output_size=tokens.numel()
-    )
-    root_flat, deep_flat = labelled.flat[at_root], labelled.flat[~at_root]
+    num_root, num_deep, num_columns = len(targets.root_columns), len(targets.target_edges), len(targets.columns)
+    root_positions, deep_positions = targets.positions.split([num_root, num_deep])
+    whole_rows = targets.positions[:0] if whole_rows is None else whole_rows
     if head is None:
         logits = model(**inputs, use_cache=False).logits.flatten(0, 1)
-        root_values = logits.index_select(0, root_flat).index_select(1, root_tokens)
-        values = logits.index_select(0, deep_flat).flatten()
-        values = values.index_select(0, position_of_edge * logits.shape[1] + tokens)
+        root_values = logits.index_select(0, root_positions).index_select(1, root_tokens)
+        deep_values = logits.index_select(0, deep_positions).index_select(1, targets.columns)
+        whole = logits.detach().index_select(0, whole_rows)
     else:
-        with head.select_blocks([(root_flat, root_tokens), (deep_flat, columns)]):
+        blocks = [(root_positions, root_tokens), (deep_positions, targets.columns)]
+        if len(whole_rows):
+            blocks.append((whole_rows, None))
+        with head.select_blocks(blocks):
             logits = model(**inputs, use_cache=False).logits.flatten()
-        root_values, values = logits.split([len(root_flat) * len(root_tokens), num_deep * len(columns)])
-        root_values = root_values.view(len(root_flat), len(root_tokens))
-        values = values.index_select(0, position_of_edge * len(columns) + column_of_edge)
-    is_target = tokens == labelled.targets[~at_root].repeat_interleave(offsets.diff(), output_size=tokens.numel())
+        root_size, deep_size = num_root * len(root_tokens), num_deep * num_columns
+        root_values, deep_values, whole = logits.tensor_split([root_size, root_size + deep_size])
+        root_values = root_values.view(num_root, len(root_tokens))
+        whole = whole.detach().view(len(whole_rows), head.vocab_size)
     return ValidLogits(
-        at_root=at_root,
         root_values=root_values,
-        root_targets=torch.searchsorted(root_tokens, labelled.targets[at_root]),
-        values=values,
-        offsets=offsets,
-        target_edges=is_target.nonzero().squeeze(1),
+        root_targets=targets.root_columns,
+        values=deep_values.flatten().index_select(0, targets.edges),
+        offsets=targets.offsets,
+        target_edges=targets.target_edges,
+        whole=whole,
     )
 
 

@@ -14,10 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_rec.columns import DEAD_NODE
-
-
-NO_CHILD = -1  # filler in `children`; real token ids start at 0
+from hf_rec.columns import DEAD_NODE, NO_CHILD
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -19,7 +19,9 @@ def test_prompt_and_answers_stand_end_to_end_and_positions_start_again():
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3, 4, 2, 3], [0, 1, 2, 1, 2, 0, 0, 0, 0]]
     assert batch["answers"].tolist() == [[0, 0, 1, 1, 2, 2, 2, 3, 3], [0, 1, 1, 2, 2, -1, -1, -1, -1]]
     assert batch["answer_lengths"].tolist() == [[2, 3, 2], [2, 2, 0]]
-    assert "trie_nodes" not in batch
+    assert batch["target_tokens"].tolist() == [5, 9, 5, 6, 9, 7, 9, 7, 9, 5, 9]
+    assert batch["target_positions"].tolist() == [1, 2, 1, 4, 5, 1, 7, 9, 10, 9, 12]
+    assert batch["target_groups"].tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_with_a_trie_answers_end_where_it_leaves_no_choice():
@@ -30,7 +32,12 @@ def test_with_a_trie_answers_end_where_it_leaves_no_choice():
     assert batch["input_ids"].tolist() == [[1, 2, 5, 6, 7, 5, 9]]
     assert batch["answer_lengths"].tolist() == [[2, 1, 2]]
     after_5 = int(trie.step(torch.tensor(trie.root), torch.tensor(5)))
-    assert batch["trie_nodes"].tolist() == [[-1, -1, 0, after_5, 0, 0, after_5]]
+    # Targets at the root first; each answer's first token follows the last one of the prompt
+    assert batch["target_tokens"].tolist() == [5, 7, 5, 6, 9]
+    assert batch["target_nodes"].tolist() == [0, 0, 0, after_5, after_5]
+    assert batch["target_groups"].tolist() == [0, 1, 2, 0, 2]
+    assert batch["target_positions"].tolist() == [1, 1, 1, 2, 5]
+    assert batch["plain_positions"].tolist() == [1, 5, 9, 2, 10]  # rows [1 2 5 6], [1 2 7], [1 2 5 9]
 
 
 def test_an_answer_that_the_trie_forces_from_its_first_token_keeps_that_one():

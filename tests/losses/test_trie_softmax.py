@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 from hf_rec.losses.trie_softmax import (
     adaptive_temperature,
-    chunked_cross_entropy,
     masked_softmax_loss,
     ragged_softmax_loss,
     segment_logsumexp,
     sft_parts,
+    token_cross_entropy,
 )
 
 
@@ -121,14 +121,14 @@ class TestSFT:
         logits, targets = torch.randn(10, 13), torch.arange(10)
         whole, chunked = logits.clone().requires_grad_(), logits.clone().requires_grad_()
         expected = tau * F.cross_entropy(whole / tau, targets, reduction="none")
-        loss = chunked_cross_entropy(chunked, targets, tau, chunk_size=3)
+        loss = token_cross_entropy(chunked, targets, tau, chunk_size=3)
         torch.testing.assert_close(loss, expected)
         expected.square().sum().backward()
         loss.square().sum().backward()
         torch.testing.assert_close(chunked.grad, whole.grad)
 
     def test_no_position_gives_no_loss(self):
-        assert chunked_cross_entropy(torch.randn(0, 5), torch.empty(0, dtype=torch.long)).shape == (0,)
+        assert token_cross_entropy(torch.randn(0, 5), torch.empty(0, dtype=torch.long)).shape == (0,)
 
 
 class TestAdaptiveTemperature:

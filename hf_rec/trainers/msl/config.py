@@ -27,7 +27,12 @@ class MSLConfig(LanguageConfig):
         supervise (`str`, *optional*, defaults to `"last"`):
             `"last"`: the target is the only label of a row, as in the paper. `"all"`: so is every item of the history
             from `supervise_from` on that the prompt keeps.
-        scoring, tau, prompt_form, max_length, max_history, seen, eval_num_beams, dataset_num_proc, model_init_kwargs:
+        packing (`bool`, *optional*, defaults to `False`):
+            Lay the rows of a training batch end to end, kept apart by attention: same loss, and next to no padding.
+            Needs a model whose attention takes a mask of one's own (`"sdpa"`, `"eager"`) or sequence lengths
+            (FlashAttention), which is tried out at the first step; others are refused.
+        scoring, tau, prompt_form, max_length, max_history, seen, eval_num_beams, train_sampling_strategy,
+        dataset_num_proc, model_init_kwargs:
             As in [`LanguageConfig`].
     """
 
@@ -42,6 +47,7 @@ class MSLConfig(LanguageConfig):
     supervise: Literal["last", "all"] = field(
         default="last", metadata={"help": "What is a label: the target alone, or the history too."}
     )
+    packing: bool = field(default=False, metadata={"help": "Lay the rows of a training batch end to end."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -93,14 +93,15 @@ class Temperature:
         Args:
             accelerator (`accelerate.Accelerator`): Gathers over processes.
         """
+        both = torch.stack([self._positive.values, self._valid.values])
         if accelerator.num_processes > 1:
-            for moments in (self._positive, self._valid):
-                parts = accelerator.gather(moments.values[None].to(accelerator.device)).to(self.device)
-                moments.values = torch.zeros_like(moments.values)
-                for part in parts:
-                    moments.merge(part)
-        num_positive, positive_mean, _ = self._positive.values.tolist()
-        num_logits, valid_mean, deviations = self._valid.values.tolist()
+            parts = accelerator.gather(both[None].to(accelerator.device)).cpu()
+            positive, valid = RunningMoments(parts.device), RunningMoments(parts.device)
+            for part in parts:
+                positive.merge(part[0])
+                valid.merge(part[1])
+            both = torch.stack([positive.values, valid.values])
+        (num_positive, positive_mean, _), (num_logits, valid_mean, deviations) = both.tolist()
         self._reset()
         if num_positive == 0 or num_logits < 2:
             return

@@ -14,24 +14,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_rec.columns import INPUT_IDS, LABELS, TRIE_NODES
+from hf_rec.columns import INPUT_IDS, LABELS, SEGMENTS
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.collators import PromptCollator
+from hf_rec.data.collators import PromptCollator, RankingCollator
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.trie_targets import TrieTargets
 from hf_rec.evaluation.validation import validation_metrics
-from hf_rec.losses.trie_softmax import chunked_cross_entropy, sft_parts
+from hf_rec.losses.trie_softmax import sft_parts, token_cross_entropy
 from hf_rec.metrics.ranking import list_bounds
-from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.trainers.causal_lm import add_adapter, with_revision
 from hf_rec.trainers.language_trainer import RANKED, RANKING_METRICS, LanguageTrainer, warm_leaves
 from hf_rec.trainers.msl.config import MSLConfig
-from hf_rec.trainers.msl.ranking_collator import RankingCollator
 from hf_rec.trainers.msl.rows import PromptRows
 from hf_rec.trainers.msl.temperature import Temperature
+from hf_rec.trainers.packed_rows import PackedRows
 from hf_rec.trainers.selection_metric import check_selection_metric
 from hf_rec.trainers.starting_point import StartingPoint, model_name, padding_token
-from hf_rec.trainers.trie_logits import LabelledPositions, labelled_positions, valid_logits, vocabulary_logits
+from hf_rec.trainers.trie_logits import root_children, valid_logits, vocabulary_logits
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -109,11 +109,18 @@ class MSLTrainer(LanguageTrainer):
         self._warm = warm_leaves(train_dataset, self.csr, len(self.catalog))
         self._user_metrics = compute_metrics
         pad_token_id, csr = padding_token(start.tokenizer), self.trie.csr()
+        self._root_tokens = root_children(self.csr)
+        self._packed_rows = PackedRows(model, self.prompt.max_length) if args.packing else None
         self._prompt_rows = PromptRows(self.prompt, self.catalog, args.dataset_num_proc)
         super().__init__(
             model=model,
             args=args,
-            data_collator=PromptCollator(pad_token_id, csr, drop_forced=args.loss_type == "msl", padding_side="right"),
+            data_collator=PromptCollator(
+                pad_token_id,
+                csr,
+                drop_forced=args.loss_type == "msl",
+                layout="padded" if self._packed_rows is None else self._packed_rows.layout,
+            ),
             train_dataset=self._prompt_rows.for_training(train_dataset, args.supervise),
             eval_dataset=self._prompt_rows.for_evaluation(eval_dataset),
             processing_class=start.tokenizer,
@@ -121,10 +128,8 @@ class MSLTrainer(LanguageTrainer):
             compute_metrics=self._metrics,
             optimizers=optimizers,
         )
-        self._ranking_collator = RankingCollator(
-            PromptCollator(pad_token_id, csr, drop_forced=False, padding_side="right"), pad_token_id
-        )
         self.check_search()
+        self._ranking_collator = RankingCollator(pad_token_id, csr)
         self.head = CompactHead.install(self.accelerator.unwrap_model(self.model))
         first = min(max(start.tau, args.tau_min), args.tau_max) if args.adaptive_tau else start.tau
         num_valid = int(csr.num_children[csr.root])
@@ -184,37 +189,52 @@ class MSLTrainer(LanguageTrainer):
 
         Under `"msl"` a label counts where the trie branches; the loss at the others is exactly 0.
         """
-        inputs = dict(inputs)
-        labelled = labelled_positions(inputs.pop(LABELS), inputs.pop(TRIE_NODES))
-        self._diagnose(model, inputs, labelled)
+        targets = TrieTargets.from_batch(inputs)
+        model_inputs = self._model_inputs(model, inputs)
+        diagnosed = self._diagnosed_targets(model, targets)
         if self.args.loss_type == "lml":
-            logits = vocabulary_logits(model, self.head, inputs, labelled.flat)
-            losses = chunked_cross_entropy(logits, labelled.targets, self.tau)
+            whole = vocabulary_logits(model, self.head, model_inputs, targets.positions)
+            losses = token_cross_entropy(whole, targets.tokens, self.tau)
+            whole = whole.detach().index_select(0, diagnosed)
         else:
-            logits = valid_logits(model, self.head, inputs, labelled, self.csr)
-            losses = logits.losses(self.tau)
+            rows = targets.positions.index_select(0, diagnosed)
+            logits = valid_logits(model, self.head, model_inputs, targets, self._root_tokens, rows)
+            losses, whole = logits.losses(self.tau), logits.whole
             if self.args.adaptive_tau and model.training:
                 self.temperature.observe(*logits.first_token_logits())
+        if len(diagnosed):
+            self._diagnose(whole, targets.tokens[diagnosed], targets.nodes[diagnosed])
         loss = self.scale_loss(losses.sum(), len(losses), num_items_in_batch)
         return (loss, {"losses": losses}) if return_outputs else loss
 
-    @torch.no_grad()
-    def _diagnose(self, model: nn.Module, inputs: dict[str, Tensor], labelled: LabelledPositions) -> None:
-        """Take plain SFT's loss apart, once at each step that will be logged."""
-        step = self.state.global_step + 1
+    def _model_inputs(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the model is called with. Padding is on the right, where causal attention never sees it."""
+        if self._packed_rows is None or SEGMENTS not in batch:
+            return {INPUT_IDS: batch[INPUT_IDS]}
+        self._packed_rows.probe(model, self.head, batch, self.accelerator)
+        return self._packed_rows.inputs(batch)
+
+    def _diagnosed_targets(self, model: nn.Module, targets: TrieTargets) -> Tensor:
+        """Which targets to take plain SFT's loss apart for: some, once at each step that will be logged."""
+        step, count = self.state.global_step + 1, len(targets.positions)
         if not model.training or step == self._diagnosed_step or step % max(int(self.state.logging_steps or 1), 1):
-            return
-        self._diagnosed_step = step
-        branching = (self.csr.num_children[labelled.nodes] > 1).nonzero().squeeze(1)
-        chosen = branching[torch.linspace(0, len(branching) - 1, min(len(branching), _DIAGNOSED_POSITIONS)).long()]
-        with evaluation_mode(model):  # dropout would move the random state of the training step
-            logits = vocabulary_logits(model, self.head, inputs, labelled.flat[chosen])
-        if len(chosen):
-            parts = sft_parts(logits, labelled.targets[chosen], self.csr.children(labelled.nodes[chosen]))
-            invalid, valid = parts.invalid_gradient.sum(), parts.valid_gradient.sum()
-            self._logged["invalid_gradient_share"].append((invalid / (invalid + valid).clamp(min=1e-12)).item())
-            self._logged["invalid_loss"].append(parts.invalid_loss.mean().item())
-            self._logged["valid_loss"].append(parts.valid_loss.mean().item())
+            count = 0
+        else:
+            self._diagnosed_step = step
+        places = torch.linspace(0, max(count - 1, 0), min(count, _DIAGNOSED_POSITIONS))
+        return places.long().to(targets.positions.device)
+
+    @torch.no_grad()
+    def _diagnose(self, logits: Tensor, tokens: Tensor, nodes: Tensor) -> None:
+        """Note how plain SFT's loss and gradient divide, where the trie branches."""
+        parts = sft_parts(logits, tokens, self.csr.children(nodes))
+        branches = self.csr.num_children[nodes] > 1
+        invalid_loss, valid_loss, invalid_gradient, valid_gradient = ((part * branches).sum() for part in parts)
+        count = branches.sum().clamp(min=1)
+        total = (invalid_gradient + valid_gradient).clamp(min=1e-12)
+        self._logged["invalid_gradient_share"].append(invalid_gradient / total)
+        self._logged["invalid_loss"].append(invalid_loss / count)
+        self._logged["valid_loss"].append(valid_loss / count)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the temperature, and the share of its updates that met a limit."""
@@ -242,12 +262,13 @@ class MSLTrainer(LanguageTrainer):
     ) -> tuple:
         """Mean `-log P` of the targets in nats, that of each, and the ten best items unless `eval_num_beams` is 0."""
         inputs = self._prepare_inputs(inputs)
-        prompt_ids, prompt_mask, leaf = (inputs.pop(key) for key in ("prompt_ids", "prompt_mask", "target_leaf"))
-        labelled = labelled_positions(inputs.pop(LABELS), inputs.pop(TRIE_NODES))
+        prompt_ids, prompt_mask, leaf = (inputs[key] for key in ("prompt_ids", "prompt_mask", "target_leaf"))
+        targets = TrieTargets.from_batch(inputs)
         model = self.accelerator.unwrap_model(model)
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = valid_logits(model, self.head, inputs, labelled, self.csr).losses(self.tau)
-            nll = torch.zeros(len(leaf), device=losses.device).index_add(0, labelled.rows, losses / self.tau)
+            model_inputs = self._model_inputs(model, inputs)
+            losses = valid_logits(model, self.head, model_inputs, targets, self._root_tokens).losses(self.tau)
+            nll = torch.zeros(len(leaf), device=losses.device).index_add(0, targets.groups, losses / self.tau)
             if prediction_loss_only:
                 return nll.mean(), None, None
             leaves = torch.full((len(leaf), RANKED), -1, device=leaf.device)

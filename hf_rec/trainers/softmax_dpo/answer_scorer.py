@@ -5,11 +5,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_rec.columns import ATTENTION_MASK
-from hf_rec.losses.trie_softmax import chunked_cross_entropy
+from hf_rec.losses.trie_softmax import token_cross_entropy
 from hf_rec.models.language.compact_head import CompactHead
-from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers, attention_mask
-from hf_rec.trainers.softmax_dpo.prompt_sharing import PromptSharing, mask_dtype
-from hf_rec.trainers.trie_logits import valid_logits, vocabulary_logits
+from hf_rec.trainers.packed_rows import attention_mask, mask_dtype
+from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
+from hf_rec.trainers.softmax_dpo.prompt_sharing import PromptSharing
+from hf_rec.trainers.trie_logits import root_children, valid_logits, vocabulary_logits
 from hf_rec.trie.csr import TrieCSR
 
 
@@ -27,7 +28,7 @@ class AnswerScorer:
     def __init__(self, sharing: PromptSharing, tau: float, trie: TrieCSR | None):
         self.sharing = sharing
         self.tau = tau
-        self.trie = trie
+        self._root_tokens = None if trie is None else root_children(trie)
 
     def __call__(self, model: nn.Module, batch: PackedAnswers, accelerator: Accelerator) -> Tensor:
         """
@@ -43,17 +44,15 @@ class AnswerScorer:
         unwrapped = accelerator.unwrap_model(model)
         head = CompactHead.install(unwrapped)
         packed = self.sharing(model, head, batch, accelerator)
-        tokens = batch.tokens(self.trie)
-        inputs, labelled = batch.select(tokens, packed)
+        inputs, targets = batch.select(packed)
         if packed:
             kind = unwrapped.config._attn_implementation
             inputs[ATTENTION_MASK] = attention_mask(batch.answers, kind, mask_dtype(unwrapped))
-        if self.trie is None:
-            logits = vocabulary_logits(model, head, inputs, labelled.flat)
-            losses = chunked_cross_entropy(logits, labelled.targets, self.tau)
+        if self._root_tokens is None:
+            logits = vocabulary_logits(model, head, inputs, targets.positions)
+            losses = token_cross_entropy(logits, targets.tokens, self.tau)
         else:
-            losses = valid_logits(model, head, inputs, labelled, self.trie).losses(self.tau)
-        num_examples, num_slots = batch.answer_lengths.shape
-        sums = torch.zeros(num_examples * num_slots, device=losses.device)
-        places = tokens.rows * num_slots + tokens.slots
-        return sums.index_add(0, places, -losses / self.tau).view(num_examples, num_slots)
+            losses = valid_logits(model, head, inputs, targets, self._root_tokens).losses(self.tau)
+        shape = batch.answer_lengths.shape
+        sums = torch.zeros(shape.numel(), device=losses.device)
+        return sums.index_add(0, targets.groups, -losses / self.tau).view(shape)

@@ -12,14 +12,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
 from torch import nn
-from transformers import PretrainedConfig
 from transformers.utils import logging
 
-from hf_rec.columns import ATTENTION_MASK
-from hf_rec.data.preference_collator import POSITION_IDS
+from hf_rec.columns import ATTENTION_MASK, POSITION_IDS
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.language.compact_head import CompactHead
-from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers, attention_mask
+from hf_rec.trainers.packed_rows import TOLERANCE, TOLERANCE_HALF, attention_mask, attention_window, mask_dtype
+from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
 from hf_rec.trainers.trie_logits import vocabulary_logits
 
 
@@ -28,9 +27,6 @@ logger = logging.get_logger(__name__)
 # The start-up probe: this much of a row's prompt, this many of its answers, and this much of each
 _PROBE = {"prompt_tokens": 32, "num_answers": 4, "answer_tokens": 16}
 _PROBE_LENGTH = _PROBE["prompt_tokens"] + _PROBE["num_answers"] * _PROBE["answer_tokens"]
-# Mean difference in nats a token that rounding explains
-_TOLERANCE, _TOLERANCE_HALF = 1e-4, 0.1
-_WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
 
 
 class PromptSharing:
@@ -90,17 +86,11 @@ class PromptSharing:
                 error = caught
         gap = float(accelerator.gather(torch.tensor([gap], device=accelerator.device)).max())
         half = self.autocast or base.dtype in (torch.bfloat16, torch.float16)
-        if gap <= (_TOLERANCE_HALF if half else _TOLERANCE):  # false for NaN
+        if gap <= (TOLERANCE_HALF if half else TOLERANCE):  # false for NaN
             return None
         if error is not None:
             return f"{type(base).__name__} cannot run packed rows ({error})"
         return f"{type(base).__name__} gives other log-probabilities for packed rows, by {gap:.2g} nats a token"
-
-
-def attention_window(config: PretrainedConfig) -> int | None:
-    """Tokens that the narrowest layer looks back, as far as the configuration tells; `None` for no limit."""
-    values = [getattr(config.get_text_config(), name, None) for name in _WINDOW_NAMES]
-    return min((value for value in values if isinstance(value, int) and value > 0), default=None)
 
 
 def refusal(model: nn.Module) -> str | None:
@@ -127,17 +117,11 @@ def probe_gap(model: nn.Module, head: CompactHead | None, batch: PackedAnswers, 
         implementation (`str`): Kind of attention mask, `"sdpa"` or `"eager"`.
     """
     small = batch.beginnings(**_PROBE)
-    tokens = small.tokens()
     found = []
     for packed in (True, False):
-        inputs, labelled = small.select(tokens, packed)
+        inputs, targets = small.select(packed)
         if packed:
             inputs[ATTENTION_MASK] = attention_mask(small.answers, implementation, mask_dtype(model))
-        logits = vocabulary_logits(model, head, inputs, labelled.flat).float()
-        found.append(logits.log_softmax(1).gather(1, labelled.targets[:, None]))
+        logits = vocabulary_logits(model, head, inputs, targets.positions).float()
+        found.append(logits.log_softmax(1).gather(1, targets.tokens[:, None]))
     return float((found[0] - found[1]).abs().mean())
-
-
-def mask_dtype(model: nn.Module) -> torch.dtype:
-    """Float dtype of a model's embeddings, and so of its attention scores."""
-    return next(weight.dtype for weight in model.parameters() if weight.is_floating_point())

@@ -98,6 +98,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.DPOTrainer`].
     """
 
+    _length_columns = (PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS)
     loss_is_scaled_for_ga = False  # a mean over rows, all of which weigh the same
 
     _tag_names = ["trl", "hf_rec", "softmax-dpo"]
@@ -160,6 +161,10 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         # Before the engines wrap and share out the weights, so that each of them finds the same
         self._reference = describe_reference(start.model, ref_model, has_new_adapter=peft_config is not None)
         self._counts = self._warm = None
+        self._noted_sums: Tensor | None = (
+            None  # of values and of their number, (2, metrics): on the device until logged
+        )
+        self._noted_names: list[str] = []
         limits = [length for length in (args.max_length, num_positions(start.model.config)) if length is not None]
         self._max_length = min(limits, default=None)  # of a prompt with one answer
         self._collator = PreferenceCollator(
@@ -297,13 +302,24 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         self._note("eval", noted)
 
     def _note(self, mode: str, metrics: dict[str, Tensor]) -> None:
-        """Keep values of rows, `(B,)` each, of all processes for the next log, which writes their means."""
-        values = self.accelerator.gather_for_metrics(torch.stack(list(metrics.values()), dim=1))
-        for name, column in zip(metrics, values.T.tolist(), strict=True):
-            self._metrics[mode][name] += [value for value in column if not math.isnan(value)]
+        """Keep values of rows, `(B,)` each, for the next log, which writes their means over all processes."""
+        values = torch.stack(list(metrics.values()))
+        if mode == "eval":  # without the rows that fill up the last batch
+            gathered = self.accelerator.gather_for_metrics(values.T.contiguous()).T
+            for name, row in zip(metrics, gathered.tolist(), strict=True):
+                self._metrics[mode][name] += [value for value in row if not math.isnan(value)]
+            return
+        sums = torch.stack([values.nansum(1), (~values.isnan()).sum(1)])
+        self._noted_sums = sums if self._noted_sums is None else self._noted_sums + sums
+        self._noted_names = list(metrics)
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """Add what the loss noted; in evaluation under the name of the data set, of which there may be several."""
+        if self.model.training and self._noted_sums is not None:
+            totals, counts = self.accelerator.reduce(self._noted_sums, reduction="sum").tolist()
+            means = zip(self._noted_names, totals, counts, strict=True)
+            self._metrics["train"] |= {name: [total / count] for name, total, count in means if count}
+            self._noted_sums = None
         if not self.model.training:
             prefix = next((name.removesuffix("loss") for name in logs if name.endswith("_loss")), "eval_")
             noted = self._metrics["eval"]

@@ -60,13 +60,9 @@ def test_processes_that_gather_agree_with_one_process():
     ranks = [make(), make()]
     for rank, rows in zip(ranks, ([0, 1, 2, 3, 4, 5], []), strict=True):  # the second process has no first token
         rank.observe(positive[rows], valid[rows])
-    gathered = {
-        "_positive": torch.stack([rank._positive.values for rank in ranks]),
-        "_valid": torch.stack([rank._valid.values for rank in ranks]),
-    }
+    gathered = torch.stack([torch.stack([rank._positive.values, rank._valid.values]) for rank in ranks])
     for rank in ranks:
-        turn = iter([gathered["_positive"], gathered["_valid"]])
-        accelerator = types.SimpleNamespace(num_processes=2, device="cpu", gather=lambda _, turn=turn: next(turn))
+        accelerator = types.SimpleNamespace(num_processes=2, device="cpu", gather=lambda _: gathered)
         rank.update(accelerator)
         assert rank.tau == pytest.approx(whole.tau, rel=1e-12)
 

@@ -15,8 +15,9 @@ from transformers import (
 from hf_rec.columns import ATTENTION_MASK
 from hf_rec.data.preference_collator import PreferenceCollator
 from hf_rec.models.language.compact_head import CompactHead
-from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers, attention_mask
-from hf_rec.trainers.softmax_dpo.prompt_sharing import attention_window, mask_dtype, probe_gap, refusal
+from hf_rec.trainers.packed_rows import attention_mask, attention_window, mask_dtype
+from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
+from hf_rec.trainers.softmax_dpo.prompt_sharing import probe_gap, refusal
 from hf_rec.trainers.trie_logits import vocabulary_logits
 
 
@@ -61,14 +62,13 @@ def make_batch(pad=3):
 
 
 def log_probs(model, batch, packed, implementation):
-    tokens = batch.tokens()
-    inputs, labelled = batch.select(tokens, packed)
+    inputs, targets = batch.select(packed)
     if packed:
         inputs[ATTENTION_MASK] = attention_mask(batch.answers, implementation, mask_dtype(model))
-    logits = vocabulary_logits(model, CompactHead.install(model), inputs, labelled.flat)
-    found = logits.log_softmax(1).gather(1, labelled.targets[:, None]).squeeze(1)
+    logits = vocabulary_logits(model, CompactHead.install(model), inputs, targets.positions)
+    found = logits.log_softmax(1).gather(1, targets.tokens[:, None]).squeeze(1)
     shape = batch.answer_lengths.shape
-    return torch.zeros(shape).flatten().index_add(0, tokens.rows * shape[1] + tokens.slots, found).view(shape)
+    return torch.zeros(shape).flatten().index_add(0, targets.groups, found).view(shape)
 
 
 # transformers offers Gemma-2 with eager attention only
@@ -129,7 +129,7 @@ class TestWhetherAModelCan:
 
         def windowed(self, *args, **kwargs):
             mask = kwargs["attention_mask"]
-            if mask.ndim == 4:  # as a layer that adds its own window to any mask
+            if mask is not None and mask.ndim == 4:  # as a layer that adds its own window to any mask
                 kwargs["attention_mask"] = mask.masked_fill(torch.ones_like(mask).tril(-20) > 0, -1e30)
             return forward(self, *args, **kwargs)
 

@@ -137,7 +137,7 @@ class TestAgainstTRL:
     def test_one_rejected_answer_gives_the_numbers_of_dpo(
         self, tmp_path, tiny_lm, adapter_model, bpe_tokenizer, make_trainer, reference
     ):
-        kwargs = {"beta": 0.5, "max_length": 200, "max_steps": 3}
+        kwargs = {"beta": 0.5, "max_length": 200, "max_steps": 3, "train_sampling_strategy": "random"}
         found = []
         for ours in (True, False):
             model = adapter_model() if reference == "loaded_adapter" else tiny_lm("llama")
