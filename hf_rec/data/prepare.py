@@ -12,8 +12,6 @@ DIR/README.md                     the same for people (the data card)
 import inspect
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from hf_rec.data.in_memory import clean_and_split
 from hf_rec.data.sources import SOURCES
 from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.splits import check_no_leak, sequence_hash
+from hf_rec.files import replacing_folder
 
 
 FORMAT = "hf_rec.data"
@@ -191,18 +190,9 @@ def _as_json(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_prepared(out: Path, catalog: Catalog, splits: DatasetDict, card: dict[str, Any]) -> None:
-    """Write everything beside `out`, then move it there: the folder is there whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial_dir = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        catalog.save(partial_dir)
-        splits.save_to_disk(str(partial_dir / "splits"))
-        (partial_dir / "data.json").write_text(json.dumps(card, indent=2, default=str) + "\n", encoding="utf-8")
-        (partial_dir / "README.md").write_text(data_card_markdown(card), encoding="utf-8")
-        partial_dir.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        partial_dir.rename(out)
-    except BaseException:
-        shutil.rmtree(partial_dir, ignore_errors=True)
-        raise
+    """Write everything beside its place, then move it there, `data.json` last: without it no folder is read."""
+    with replacing_folder(out, last="data.json") as partial:
+        catalog.save(partial)
+        splits.save_to_disk(str(partial / "splits"))
+        (partial / "data.json").write_text(json.dumps(card, indent=2, default=str) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(data_card_markdown(card), encoding="utf-8")

@@ -42,6 +42,11 @@ def weights_format(folder: Path) -> str | None:
             f"{folder} holds an adapter and whole weights, so it could be two models. Delete "
             f"{', '.join(ADAPTER_FILES)} or {FULL_WEIGHTS[0]}."
         )
+    if (folder / "model.safetensors").is_file() and (folder / SHARD_INDEX_FILE).is_file():
+        raise ValueError(
+            f"{folder} holds model.safetensors and {SHARD_INDEX_FILE}, so it could be two models. Delete the older "
+            "one."
+        )
     return found[0] if found else None
 
 

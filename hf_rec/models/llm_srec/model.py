@@ -230,10 +230,11 @@ class LLMSRecModel(PreTrainedModel):
                     "and give its folder to `LLMSRecModel.from_frozen`."
                 )
         names = {role: getattr(self.config, role) for role in ("language_model", "sequence_model")}
-        for role, name in names.items():  # what lies in the folder itself moves with it
-            inside, folder = Path(name).resolve(), Path(save_directory).resolve()
-            if inside.is_dir() and inside.is_relative_to(folder):
-                setattr(self.config, role, str(inside.relative_to(folder)))
+        for role, name in names.items():
+            place, folder = Path(name).resolve(), Path(save_directory).resolve()
+            if place.is_dir():  # what lies in the folder itself moves with it; other folders are found from everywhere
+                is_inside = place.is_relative_to(folder)
+                setattr(self.config, role, str(place.relative_to(folder) if is_inside else place))
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:

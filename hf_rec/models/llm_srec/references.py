@@ -43,9 +43,11 @@ class WeightsReference:
             beside (`str` or `os.PathLike`, *optional*): Folder that a relative `name` is relative to, if it holds one.
             check (`bool`, *optional*, defaults to `True`): Refuse weights whose hash is another one.
         """
-        name = self.name
-        if beside is not None and (Path(beside) / name).is_dir():
-            name = Path(beside) / name
+        places = [Path(self.name)] if beside is None else [Path(beside) / self.name, Path(self.name)]
+        found_here = next((place for place in places if place.is_dir()), None)
+        if found_here is None and self.revision is None:  # a folder, which is not asked of the Hub
+            raise FileNotFoundError(f"there is no such folder, neither here nor in {beside}.")
+        name = self.name if found_here is None else found_here
         folder = local_folder(name, self.revision)
         if check and (found := weights_sha256(folder)) != self.sha256:
             raise ValueError(
