@@ -74,7 +74,7 @@ def generate_lists(recommender: LanguageModelRecommender, rows: list[list[int]],
     (separator,) = recommender.prompt.separator_ids
     lists = []
     for start in range(0, len(rows), batch_size):
-        input_ids, attention_mask = recommender._prompts(rows[start : start + batch_size])
+        input_ids, attention_mask = recommender.prompt_tokens(rows[start : start + batch_size])
         width = input_ids.shape[1]
 
         def allowed(user, tokens, width=width):

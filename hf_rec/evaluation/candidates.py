@@ -20,12 +20,13 @@ import numpy as np
 
 from hf_rec.columns import HISTORY, ITEM_ROWS, column_values
 from hf_rec.data.negatives import UniformNegatives, answer_groups, draw
-from hf_rec.evaluation.full import process_state, summarize
 from hf_rec.evaluation.predictions import histories_and_times, predictions_table, users_and_targets
 from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.evaluation.run_files import RunPath, rows_sha256, write_run
+from hf_rec.evaluation.summary import summarize
 from hf_rec.files import replacing
 from hf_rec.metrics.ranking import count_nan, rank_bounds
+from hf_rec.processes import process_state
 
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from hf_rec.data.catalog import Catalog
     from hf_rec.recommenders.contract import Recommender
-    from hf_rec.recommenders.language_model import LanguageModelRecommender
 
 FORMAT, FORMAT_VERSION = "hf_rec.evaluation.candidates", 1
 CANDIDATES_FILE = "candidates.json"
@@ -193,41 +193,6 @@ def evaluate_candidates(
         result = [write_run(out_dir, metrics, predictions)]
         candidates.save(Path(out_dir, CANDIDATES_FILE))
     return broadcast_object_list(result)[0]
-
-
-def greedy_valid_ratio(recommender: "LanguageModelRecommender", dataset: "Dataset", batch_size: int = 32) -> float:
-    """
-    Share of rows for which free greedy generation, with nothing to hold it to the catalog, writes an item of it.
-
-    Search over the trie cannot write anything else, so this says how much of a language model's probability is on the
-    catalog, not how well it ranks.
-
-    Args:
-        recommender ([`LanguageModelRecommender`]): Whose model writes.
-        dataset (`datasets.Dataset`): Split rows.
-        batch_size (`int`, *optional*, defaults to `32`): Histories at a time.
-    """
-    import torch
-
-    trie, valid = recommender.trie, 0
-    for start in range(0, len(dataset), batch_size):
-        input_ids, mask = recommender._prompts(dataset[start : start + batch_size][HISTORY])
-        recommender.model.eval()
-        written = recommender.model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            max_new_tokens=trie.max_depth,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=recommender.tokenizer.pad_token_id or 0,
-        )[:, input_ids.shape[1] :]
-        nodes = torch.full_like(written[:, 0], trie.root)
-        found = torch.zeros_like(nodes, dtype=torch.bool)
-        for tokens in written.T:
-            nodes = recommender.trie.step(nodes, tokens)
-            found |= recommender.trie.leaf(nodes) >= 0
-        valid += int(found.sum())
-    return valid / len(dataset)
 
 
 def _scores(

@@ -8,7 +8,6 @@ title. docs/evaluation.md has the rules.
 """
 
 import logging
-import os
 import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,32 +18,20 @@ import pyarrow as pa
 from hf_rec.columns import HISTORY, ITEM_ROWS, TARGET, TARGET_ROW, USER_ID, column_values
 from hf_rec.evaluation.predictions import predictions_table, users_and_targets
 from hf_rec.evaluation.protocol import Seen, protocol_key
-from hf_rec.evaluation.run_files import (
-    FORMAT,
-    FORMAT_VERSION,
-    TITLE_LEVEL,
-    Comparison,
-    RunPath,
-    compare_runs,
-    row_values,
-    rows_sha256,
-    write_run,
-)
+from hf_rec.evaluation.run_files import Comparison, RunPath, compare_runs, write_run
+from hf_rec.evaluation.summary import summarize
 from hf_rec.evaluation.target_ranks import RANK_COLUMNS, TargetRanker
 from hf_rec.metrics.beyond_accuracy import (
     catalog_coverage,
-    certified_share,
     gini,
     popularity_lift,
     popularity_percentile,
     recommendation_counts,
 )
-from hf_rec.metrics.ranking import METRICS
-from hf_rec.metrics.significance import cluster_bootstrap
+from hf_rec.processes import process_state
 
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
     from datasets import Dataset, DatasetDict
 
     from hf_rec.data.catalog import Catalog
@@ -53,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "compare_runs", "evaluate_recommender"]
 
 logger = logging.getLogger(__name__)
-
-_LEVEL, _NUM_SAMPLES, _SEED = 0.95, 2000, 0  # of the bootstrap intervals
 
 
 def evaluate_recommender(
@@ -147,22 +132,6 @@ def evaluate_recommender(
     return broadcast_object_list(result)[0]
 
 
-def process_state() -> "PartialState":
-    """The processes of this launch. On CPU, accelerate counts one in each of them unless it is told to look."""
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != launched:
-        raise RuntimeError(
-            f"{launched} processes were launched (`WORLD_SIZE`), but accelerate sees {state.num_processes}: each "
-            "would write the whole result. Make the model under `accelerate launch` with several processes."
-        )
-    return state
-
-
 def _joined(shards: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """The ranks of all processes, in the order of the rows."""
     order = np.argsort(np.concatenate([shard["index"] for shard in shards]), kind="stable")
@@ -193,52 +162,6 @@ def _summary(settings: dict, rows: "Dataset", predictions: pa.Table, catalog: "C
         "targets_in_history": sum(target in history for target, history in zip(targets, histories, strict=True)),
     }
     return summary
-
-
-def summarize(settings: dict[str, Any], predictions: pa.Table, catalog: "Catalog") -> dict[str, Any]:
-    """
-    What any predictions say: settings, hashes, metrics with intervals, warm and cold targets apart.
-
-    Args:
-        settings (`dict`): Entries of `metrics.json` that are known before, `ks` and `protocol` among them.
-        predictions (`pyarrow.Table`): With the columns of `predictions.parquet`.
-        catalog ([`Catalog`]): The items.
-    """
-    users, targets = predictions[USER_ID].to_pylist(), predictions[TARGET_ROW].to_pylist()
-    ks, protocol, slices = settings["ks"], settings["protocol"], {}
-    warm = predictions["warm"].to_pylist()
-    for label, wanted in (("warm", True), ("cold", False)):
-        chosen = np.array([value is wanted for value in warm])
-        if chosen.any():
-            values = _intervals(predictions.filter(pa.array(chosen)), ks, protocol)
-            slices[label] = {"rows": int(chosen.sum()), "share": float(chosen.mean()), "metrics": values}
-    return {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        **settings,
-        "rows": len(targets),
-        "users": len(set(users)),
-        "items": len(catalog),
-        "rows_sha256": rows_sha256(users, targets),
-        "catalog_sha256": catalog.sha256,
-        "interval": {"level": _LEVEL, "unit": "user", "samples": _NUM_SAMPLES, "seed": _SEED},
-        "metrics": _intervals(predictions, ks, protocol),
-        "slices": slices,
-        "certified_share": certified_share(predictions["certified"].to_pylist()),
-        "counts": {"tied_targets": int(np.count_nonzero(predictions["tied"].to_numpy()))},
-    }
-
-
-def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[str, dict[str, float]]:
-    """Mean and interval of every metric at both levels, by full protocol key."""
-    names = [f"{level}{name}@{k}" for level in ("", TITLE_LEVEL) for k in ks for name in METRICS]
-    values = np.stack([row_values(predictions, name) for name in names], axis=1)
-    users = predictions[USER_ID].to_pylist()
-    bounds = cluster_bootstrap(values, users, level=_LEVEL, num_samples=_NUM_SAMPLES, seed=_SEED)
-    return {
-        f"{protocol}/{name}": {"mean": float(mean), "low": float(low), "high": float(high)}
-        for name, mean, low, high in zip(names, *bounds, strict=True)
-    }
 
 
 def _check_arguments(

@@ -91,7 +91,7 @@ class LanguageModelRecommender(Recommender):
         with evaluation_mode(self.model):
             found = trie_beam_search(
                 self.model,
-                *self._prompts(histories),
+                *self.prompt_tokens(histories),
                 self.trie,
                 self._num_beams(k, num_beams),
                 tau=self.tau,
@@ -126,7 +126,7 @@ class LanguageModelRecommender(Recommender):
         for user, rows in enumerate(candidates):
             leaves[user, : len(rows)] = self._row_leaf[rows]
         with evaluation_mode(self.model):
-            input_ids, attention_mask = self._prompts(histories)
+            input_ids, attention_mask = self.prompt_tokens(histories)
             scores = score_leaves(
                 self.model,
                 input_ids,
@@ -156,7 +156,7 @@ class LanguageModelRecommender(Recommender):
             )
         return min(num_beams, len(self.trie))
 
-    def _prompts(self, histories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def prompt_tokens(self, histories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded `input_ids` and `attention_mask` on the device of the model, where the trie goes too."""
         prompts = [self.prompt.encode_history(history) for history in histories]
         width = max(map(len, prompts))

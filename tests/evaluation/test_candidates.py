@@ -7,8 +7,9 @@ from datasets import Dataset
 from hf_rec.columns import HISTORY, TARGET, USER_ID
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.evaluation.candidates import Candidates, draw_candidates, evaluate_candidates, greedy_valid_ratio
+from hf_rec.evaluation.candidates import Candidates, draw_candidates, evaluate_candidates
 from hf_rec.evaluation.run_files import compare_runs
+from hf_rec.evaluation.valid_ratio import greedy_valid_ratio
 from hf_rec.recommenders.contract import Recommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.report.collect import collect
@@ -148,7 +149,9 @@ def test_a_language_model_is_measured_and_its_free_writing_counted(tiny_lm, bpe_
         for listed, one, target in zip(candidates.lists, scores, [5, 8, 9], strict=True)
     ]
     assert run["metrics"][f"{run['protocol']}/hit_rate@1"]["mean"] == pytest.approx(np.mean(hits))
+    recommender.model.train()
     assert greedy_valid_ratio(recommender, dataset) == 0.0
+    assert recommender.model.training, "the model is left as it was"
 
     forced = LanguageModelRecommender(tiny_lm(), bpe_tokenizer, tiny_catalog, prompt, trie)
     path = prompt.encode_item(8)
