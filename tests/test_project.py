@@ -107,3 +107,12 @@ def test_every_load_says_that_no_code_of_a_folder_is_run(folder):
         if not any(word.arg == "trust_remote_code" and ast.unparse(word.value) == "False" for word in call.keywords)
     ]
     assert not trusting
+
+
+def test_files_are_replaced_in_one_way():
+    own = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "hf_rec").rglob("*.py"))
+        if "os.replace(" in path.read_text() and path.name != "files.py"
+    ]
+    assert not own, "use hf_rec.files.replacing"

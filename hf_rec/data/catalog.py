@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.columns import ITEM_ID, TITLE
+from hf_rec.files import replacing
 
 
 if TYPE_CHECKING:
@@ -259,8 +260,7 @@ class Catalog:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        partial = directory / "catalog.jsonl.partial"
-        with open(partial, "wb") as file:
+        with replacing(directory / "catalog.jsonl") as partial, open(partial, "wb") as file:
             for row, item_id in enumerate(self.ids):
                 record = {ITEM_ID: item_id}
                 if self.titles is not None:
@@ -279,10 +279,8 @@ class Catalog:
             "sha256": self.sha256,
             "file_sha256": digest.hexdigest(),
         }
-        os.replace(partial, directory / "catalog.jsonl")
-        header_partial = directory / "catalog.json.partial"
-        header_partial.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-        os.replace(header_partial, directory / "catalog.json")
+        with replacing(directory / "catalog.json") as partial:
+            partial.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "Catalog":

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_rec.files import replacing
+
 
 COST_FILE = "cost.json"
 
@@ -42,7 +44,8 @@ def measured_cost(**known: Any) -> Iterator[dict[str, Any]]:
 
 def write_cost(folder: str, cost: dict[str, Any]) -> None:
     """Keep a cost beside the model it paid for, for evaluations to come."""
-    Path(folder, COST_FILE).write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+    with replacing(Path(folder, COST_FILE)) as partial:
+        partial.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
 
 
 def read_cost(folder: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ last and names the hash of the other, so a folder that has one is complete. Noth
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_rec.columns import USER_ID
-from hf_rec.files import file_sha256
+from hf_rec.files import file_sha256, replacing_folder
 from hf_rec.metrics.ranking import metric_values
 from hf_rec.metrics.significance import cluster_bootstrap, holm, sign_flip_test
 
@@ -75,23 +74,13 @@ def write_run(directory: RunPath, metrics: dict[str, Any], predictions: pa.Table
     first. Returns what `metrics.json` holds.
     """
     directory = Path(directory).resolve()
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing_folder(directory, last=METRICS_FILE) as partial:
         pq.write_table(predictions, partial / PREDICTIONS_FILE)
         metrics = metrics | {"predictions_sha256": file_sha256(partial / PREDICTIONS_FILE)}
         text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (partial / METRICS_FILE).write_text(text, encoding="utf-8")
-        if not directory.exists():
-            partial.rename(directory)
-            return metrics
         (directory / METRICS_FILE).unlink(missing_ok=True)
-        for name in (PREDICTIONS_FILE, METRICS_FILE):
-            os.replace(partial / name, directory / name)
-        return metrics
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return metrics
 
 
 def read_metrics(directory: RunPath) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_rec.data.catalog import Catalog
+from hf_rec.files import replacing
 from hf_rec.models.llm_srec.references import weights_sha256
 from hf_rec.recommenders.ranks import mask_items, user_blocks
 
@@ -147,9 +148,8 @@ class ItemIndex:
         """Write `item_index.safetensors` beside the weights that the vectors were made with."""
         hashes = self._hashes | {"weights": weights_sha256(folder)}
         tensors = {"vectors": self.vectors.cpu().contiguous(), "teacher_items": torch.from_numpy(self.teacher_items)}
-        partial = Path(folder) / f".{INDEX_FILE}.partial"
-        save_file(tensors, partial, metadata={"format": FORMAT, "hashes": json.dumps(hashes)})
-        partial.replace(partial.with_name(INDEX_FILE))
+        with replacing(Path(folder) / INDEX_FILE) as partial:
+            save_file(tensors, partial, metadata={"format": FORMAT, "hashes": json.dumps(hashes)})
 
     @classmethod
     def load(cls, folder: str | Path, catalog: Catalog, prompt_sha256: str, device="cpu") -> "ItemIndex":

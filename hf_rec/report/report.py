@@ -1,12 +1,12 @@
 """One Markdown page with tables, paired tests and figures, from the files of runs alone."""
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_rec.evaluation.run_files import RunPath
+from hf_rec.files import replacing
 from hf_rec.report.collect import Section, Training, collect
 from hf_rec.report.tables import lists_table, paired_table, results_table, title_table
 
@@ -93,9 +93,8 @@ def write_report(
     if missing:
         parts.append("## What is missing\n\n" + "\n".join(f"- {line}" for line in missing))
     page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_name(f".{page.name}.partial-{os.getpid()}")
-    partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    os.replace(partial, page)
+    with replacing(page) as partial:
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
 
 
@@ -115,10 +114,9 @@ class _Figures:
         if figure is None:
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{name}.partial-{os.getpid()}.png"
-        figure.savefig(partial)
+        with replacing(self.folder / f"{name}.png") as partial:
+            figure.savefig(partial, format="png")
         pyplot.close(figure)
-        os.replace(partial, self.folder / f"{name}.png")
         return [f"![{name}](figures/{name}.png)\n\n*{_CAPTIONS[name.partition('-')[0]]}*"]
 
 

@@ -94,7 +94,8 @@ class RecommenderTrainer(GroupsByLength):
             remove_other_weights(output_dir, self._weights_format())
             self.save_recommender_files(output_dir)
             Path(output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle
-            Path(output_dir, "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+            with replacing(Path(output_dir, "training_args.json")) as partial:
+                partial.write_text(self.args.to_json_string(), encoding="utf-8")
         if push:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

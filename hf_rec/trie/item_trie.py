@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from hf_rec.files import replacing
 from hf_rec.trie.csr import TrieCSR, leaf_spans
 
 
@@ -135,9 +136,8 @@ class ItemTrie:
         }
         contents[INDEX_FILE] = (json.dumps(index, indent=2) + "\n").encode()
         for name, content in contents.items():
-            temporary = directory / f".{name}.{os.getpid()}.tmp"
-            temporary.write_bytes(content)
-            os.replace(temporary, directory / name)
+            with replacing(directory / name) as partial:
+                partial.write_bytes(content)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "ItemTrie":

@@ -19,6 +19,7 @@ from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.item_paths import encode_paths, resolve_separator
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
+from hf_rec.files import replacing
 
 
 if TYPE_CHECKING:
@@ -202,9 +203,8 @@ class Prompt:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"format": FORMAT, "sha256": self.sha256, **self._state()}, indent=2) + "\n"
-        temporary = directory / f".{PROMPT_FILE}.{os.getpid()}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, directory / PROMPT_FILE)
+        with replacing(directory / PROMPT_FILE) as partial:
+            partial.write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | os.PathLike, tokenizer: "PreTrainedTokenizerBase", catalog: Catalog) -> "Prompt":

@@ -25,6 +25,7 @@ from hf_rec.columns import ATTENTION_MASK, INPUT_IDS, PADDING_ITEM, SLOT_ITEMS
 from hf_rec.data.catalog import Catalog, clean_title
 from hf_rec.data.prompts.next_item import PROBES
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
+from hf_rec.files import replacing
 
 
 if TYPE_CHECKING:
@@ -189,10 +190,9 @@ class RetrievalPrompt:
     def save(self, directory: str | os.PathLike) -> None:
         """Write `user_prompt.json`: settings and hash."""
         content = {"format": FORMAT, "sha256": self.sha256, "settings": self.settings}
-        temporary = Path(directory) / f".{USER_PROMPT_FILE}.{os.getpid()}.tmp"
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, temporary.with_name(USER_PROMPT_FILE))
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with replacing(Path(directory) / USER_PROMPT_FILE) as partial:
+            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(
