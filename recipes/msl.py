@@ -9,13 +9,12 @@ A run that was cut off goes on from its last checkpoint with `--resume_from_chec
 
 import sys
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import MSLConfig, MSLTrainer
 from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
-from hf_rec.data.splits import distinct_labels, seen_items
+from hf_rec.data.splits import seen_items
 from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.trainers.training_run import train_and_save
 
@@ -26,33 +25,24 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
     train = select_rows(splits[data_args.train_split], data_args.max_train_samples)
     validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
 
-    # 2. Model
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args),
-        trust_remote_code=False,
-    )
-
-    # 3. Train
+    # 2. Train: a folder brings weights or adapter, tokenizer and, from a trainer of hf_rec, prompt and temperature
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+    } | (training_args.model_init_kwargs or {})
     trainer = MSLTrainer(
-        model,
+        model_args.model_name_or_path,
         training_args,
         train_dataset=train,
         eval_dataset=validation,
-        processing_class=tokenizer,
         catalog=catalog,
+        quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    labels = distinct_labels(train, training_args.supervise)
-    cost = train_and_save(trainer, training_rows=len(train), distinct_labels=labels)
+    cost = train_and_save(trainer, training_rows=len(train), distinct_labels=trainer.distinct_labels)
 
-    # 4. Rank the test rows, once
+    # 3. Rank the test rows, once
     if training_args.do_predict:
         with trainer.whole_weights():
             evaluate_recommender(

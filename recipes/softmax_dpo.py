@@ -47,7 +47,7 @@ def main(
         "revision": model_args.model_revision,
         "dtype": model_args.dtype,
         "attn_implementation": model_args.attn_implementation,
-    }
+    } | (training_args.model_init_kwargs or {})
     with measured_cost() as making:  # the reference may run over all rows here
         trainer = SoftmaxDPOTrainer(
             model_args.model_name_or_path,

@@ -42,6 +42,11 @@ class RecommenderConfig(TrainingArguments):
             raise ValueError(
                 "`use_liger_kernel` must be False: it replaces the loss inside the model, which is not used here."
             )
+        if self.batch_eval_metrics:
+            raise ValueError(
+                "`batch_eval_metrics` must be False: the metrics of this trainer are means over all rows, not over "
+                "batches. Set `eval_accumulation_steps` where predictions do not fit on the device."
+            )
         if getattr(self, "trust_remote_code", False) or "trust_remote_code" in (
             getattr(self, "model_init_kwargs", None) or {}
         ):

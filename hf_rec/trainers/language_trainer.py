@@ -1,19 +1,16 @@
 """
 What the trainers of language models share: the items, the recommender and its files, the ranking in evaluation.
 
-Shapes: U users · P tokens of the longest prompt · L leaves of the trie.
+Shapes: U users · P tokens of the longest prompt.
 """
 
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 
-from hf_rec.columns import HISTORY, TARGET
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.data.splits import seen_items
 from hf_rec.hub import save_recommender
 from hf_rec.metrics.ranking import METRICS
 from hf_rec.recommenders.language_model import LanguageModelRecommender
@@ -126,20 +123,3 @@ class LanguageTrainer(RecommenderTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is one of the recommender files, written with every save."""
-
-
-def warm_leaves(train_dataset: Any, trie: TrieCSR | None, num_items: int) -> Tensor | None:
-    """
-    Which leaves hold an item that occurs in the training rows.
-
-    Returns:
-        `torch.BoolTensor` of shape `(L + 1,)`, on the CPU: The last entry, for what is no leaf, is `False`. `None`
-        where the rows do not tell items.
-    """
-    if trie is None or not isinstance(train_dataset, Dataset):
-        return None
-    if not {HISTORY, TARGET} <= set(train_dataset.column_names):
-        return None
-    warm = torch.zeros(len(trie) + 1, dtype=torch.bool)
-    warm[trie.row_leaf(num_items).cpu()[sorted(seen_items(train_dataset))]] = True
-    return warm

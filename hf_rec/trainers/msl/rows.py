@@ -11,6 +11,7 @@ from hf_rec.columns import HISTORY, INPUT_IDS, LABELS, SUPERVISE_FROM, TARGET
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.data.splits import distinct_labels
+from hf_rec.trainers.item_rows import check_catalog_rows
 
 
 logger = logging.get_logger(__name__)
@@ -81,6 +82,7 @@ class PromptRows:
             raise ValueError(
                 f"`supervise='all'` needs the column `{SUPERVISE_FROM}`: an event must be a label in one window only."
             )
+        check_catalog_rows(dataset, len(self.catalog))
         how = {"prompt": self.prompt, "supervise": supervise}
         if isinstance(dataset, IterableDataset):
             return dataset.map(_encode_row, fn_kwargs=how, remove_columns=columns)
@@ -98,14 +100,8 @@ class PromptRows:
 
 
 def _encode_row(row: dict[str, Any], prompt: Prompt, supervise: str) -> dict[str, Any]:
-    history, target = row[HISTORY], row[TARGET]
-    if not all(isinstance(item, int) for item in (*history, target)):
-        raise ValueError(
-            f"`{HISTORY}` and `{TARGET}` must hold catalog rows (whole numbers), got {history} and {target!r}. Turn "
-            "raw ids into rows with `catalog.rows(ids)` and `catalog.row(id)`, or make the rows with "
-            "`hf_rec.data.splits.leave_one_out`."
-        )
-    encoded: dict[str, Any] = prompt.encode_example(history, target, row.get(SUPERVISE_FROM), supervise)
+    history = row[HISTORY]
+    encoded: dict[str, Any] = prompt.encode_example(history, row[TARGET], row.get(SUPERVISE_FROM), supervise)
     if supervise == "all":
         # The target, and the events from `supervise_from` on that the prompt keeps
         encoded[_NUM_LABELS] = 1 + min(prompt.num_kept(history), len(history) - row[SUPERVISE_FROM])

@@ -4,12 +4,13 @@ https://huggingface.co/papers/2504.04178).
 """
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from hf_rec.losses.trie_softmax import adaptive_temperature
 
 
-_NEARLY_ALWAYS = 0.9  # share of updates at one limit that is worth a word
+_NEARLY_ALWAYS = 0.9  # share of updates at a limit that is worth a word
 _DECAY = 0.95  # of the running temperature, as in the released code
 
 
@@ -84,7 +85,7 @@ class Temperature:
         self._positive.add(positive)
         self._valid.add(valid)
 
-    def update(self, accelerator) -> None:
+    def update(self, accelerator: Accelerator) -> None:
         """
         End an optimizer step: gather the statistics of all processes, move the running temperature once.
 
@@ -122,14 +123,15 @@ class Temperature:
         return share
 
     def advice(self) -> str | None:
-        """What to set where nearly every update of the run met the same limit; `None` where the data decided."""
-        for limit, change in (("tau_min", "Lower"), ("tau_max", "Raise")):
-            share = self._totals[limit] / max(self._totals["updates"], 1)
-            if share >= _NEARLY_ALWAYS:
-                value = getattr(self, limit)
-                return (
-                    f"`adaptive_tau`: {share:.0%} of the updates met `{limit}` {value:g}, so that limit set the "
-                    f"temperature and not the data. {change} `{limit}`, or fix the temperature with "
-                    f"`adaptive_tau=False, tau={value:g}`."
-                )
-        return None
+        """What to set where nearly every update of the run met a limit; `None` where the data decided."""
+        met = {name: self._totals[name] for name in ("tau_min", "tau_max")}
+        share = sum(met.values()) / max(self._totals["updates"], 1)
+        if share < _NEARLY_ALWAYS:
+            return None
+        limit = max(met, key=lambda name: met[name])
+        value = getattr(self, limit)
+        return (
+            f"`adaptive_tau`: {share:.0%} of the updates met a limit, mostly `{limit}` {value:g}, so that the limits "
+            f"set the temperature and not the data. {'Lower' if limit == 'tau_min' else 'Raise'} `{limit}`, or fix "
+            f"the temperature with `adaptive_tau=False, tau={value:g}`."
+        )

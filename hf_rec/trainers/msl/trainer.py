@@ -24,7 +24,8 @@ from hf_rec.losses.trie_softmax import sft_parts, token_cross_entropy
 from hf_rec.metrics.ranking import list_bounds
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.trainers.causal_lm import add_adapter, with_revision
-from hf_rec.trainers.language_trainer import RANKED, RANKING_METRICS, LanguageTrainer, warm_leaves
+from hf_rec.trainers.item_rows import warm_leaves
+from hf_rec.trainers.language_trainer import RANKED, RANKING_METRICS, LanguageTrainer
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.rows import PromptRows
 from hf_rec.trainers.msl.temperature import Temperature
@@ -59,23 +60,40 @@ class MSLTrainer(LanguageTrainer):
     Trainer of language models that recommend by writing an item's title (MSL, https://huggingface.co/papers/2504.04178).
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]): A causal LM, a `PeftModel` over one, or a name or folder
-            for `from_pretrained` (with `args.model_init_kwargs`).
+        model (`str`, `os.PathLike`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): A causal LM. A folder
+            or Hub id may hold an adapter, which is trained further, and is loaded in float32 unless
+            `args.model_init_kwargs` says otherwise. A folder that a trainer of hf_rec wrote brings tokenizer, catalog,
+            prompt, trie and temperature along.
         args ([`MSLConfig`], *optional*): Arguments; the output folder is `<model name>-MSL` without them.
         train_dataset (`datasets.Dataset` or `IterableDataset`): Rows `{history, target}` (catalog rows; also
             `supervise_from` for `supervise="all"`), tokenised here, or rows `{input_ids, labels}`, taken as they are.
         eval_dataset (a data set, or a `dict` of them, *optional*): Same rows. The last item of a row is its target.
         processing_class (tokenizer, *optional*): Loaded from the model's folder where it is not given.
-        catalog ([`Catalog`]): The items.
-        prompt ([`Prompt`], *optional*): Made from `args` where it is not given.
-        trie ([`ItemTrie`], *optional*): Built from the prompt's item paths where it is not given.
-        peft_config (`peft.PeftConfig`, *optional*): Wraps the model in a fresh adapter.
+        catalog ([`Catalog`], *optional*): The items; those of the model's folder where they are not given.
+        prompt ([`Prompt`], *optional*), trie ([`ItemTrie`], *optional*): Those of the model's folder, or made from
+            `args` and the catalog, where they are not given.
+        peft_config ([`~peft.PeftConfig`], *optional*): Wraps the model in a fresh adapter.
         callbacks (`list`, *optional*), compute_metrics (*optional*), optimizers (*optional*): As in
             [`~transformers.Trainer`]. `compute_metrics` sees `predictions = (item_rows [U, 10], scores [U, 10])` and
             `label_ids [U]` (a leaf's first item where several share a title); what it returns is merged with ours.
+        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
 
     Raises:
         `ValueError`: Where an argument is missing or would be ignored; the message names it.
+
+    Example:
+
+    ```python
+    from datasets import Dataset
+
+    from hf_rec import Catalog, MSLConfig, MSLTrainer
+
+    catalog = Catalog.from_records([{"item_id": "a1", "title": "Alien"}, {"item_id": "s1", "title": "Solaris"}])
+    rows = Dataset.from_dict({"history": [catalog.rows(["a1"])], "target": [catalog.row("s1")]})
+    trainer = MSLTrainer("Qwen/Qwen2.5-0.5B", MSLConfig("runs/msl"), train_dataset=rows, catalog=catalog)
+    trainer.train()
+    print(trainer.recommender().recommend([["a1"]], k=1).item_ids)
+    ```
     """
 
     def __init__(
@@ -92,13 +110,20 @@ class MSLTrainer(LanguageTrainer):
         callbacks: list[TrainerCallback] | None = None,
         compute_metrics: Any = None,
         optimizers: tuple = (None, None),
+        quantization_config: Any = None,
     ):
         args = args if args is not None else MSLConfig(f"{model_name(model)}-MSL")
         set_seed(args.seed)  # a new adapter is drawn below, and Trainer sets the seed after that
         if compute_metrics is None:
             check_selection_metric(args, ("loss", "nll", "nll_warm"), RANKING_METRICS, eval_dataset)
         start = StartingPoint.of(
-            model, args, processing_class=processing_class, catalog=catalog, prompt=prompt, trie=trie
+            model,
+            args,
+            processing_class=processing_class,
+            catalog=catalog,
+            prompt=prompt,
+            trie=trie,
+            quantization_config=quantization_config,
         )
         if start.catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model may name.")
@@ -106,12 +131,13 @@ class MSLTrainer(LanguageTrainer):
         if peft_config is not None:
             model = add_adapter(model, with_revision(peft_config, args.model_init_kwargs), args)
         self.take_items(start, args)
-        self._warm = warm_leaves(train_dataset, self.csr, len(self.catalog))
         self._user_metrics = compute_metrics
         pad_token_id, csr = padding_token(start.tokenizer), self.trie.csr()
         self._root_tokens = root_children(self.csr)
         self._packed_rows = PackedRows(model, self.prompt.max_length) if args.packing else None
         self._prompt_rows = PromptRows(self.prompt, self.catalog, args.dataset_num_proc)
+        train_rows = self._prompt_rows.for_training(train_dataset, args.supervise)
+        self._warm = warm_leaves(train_dataset, self.csr, len(self.catalog))
         super().__init__(
             model=model,
             args=args,
@@ -121,7 +147,7 @@ class MSLTrainer(LanguageTrainer):
                 drop_forced=args.loss_type == "msl",
                 layout="padded" if self._packed_rows is None else self._packed_rows.layout,
             ),
-            train_dataset=self._prompt_rows.for_training(train_dataset, args.supervise),
+            train_dataset=train_rows,
             eval_dataset=self._prompt_rows.for_evaluation(eval_dataset),
             processing_class=start.tokenizer,
             callbacks=callbacks,

@@ -42,7 +42,8 @@ from hf_rec.metrics.ranking import list_bounds, metric_values
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.language.positions import num_positions
 from hf_rec.trainers.causal_lm import with_revision
-from hf_rec.trainers.language_trainer import RANKING_METRICS, LanguageTrainer, warm_leaves
+from hf_rec.trainers.item_rows import check_catalog_rows, warm_leaves
+from hf_rec.trainers.language_trainer import RANKING_METRICS, LanguageTrainer
 from hf_rec.trainers.selection_metric import check_selection_metric
 from hf_rec.trainers.softmax_dpo.answer_scorer import AnswerScorer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
@@ -95,7 +96,20 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             item rows and for `scoring="valid"`. Prompt and trie are made from the catalog where they are not given.
         compute_metrics (*optional*): Sees `predictions [U, 1 + K]`, the rewards with the chosen one first (`-inf`
             where a row has fewer), and `label_ids [U]`, all 0.
-        callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.DPOTrainer`].
+        callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.DPOTrainer`]. An adapter may
+            be on `lm_head` too.
+
+    Example:
+
+    ```python
+    from datasets import Dataset
+
+    from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer
+
+    rows = Dataset.from_dict({"history": [[0, 2], [1]], "target": [1, 2]})  # rows of the catalog in runs/msl
+    trainer = SoftmaxDPOTrainer("runs/msl", args=SoftmaxDPOConfig("runs/sdpo", num_negatives=3), train_dataset=rows)
+    trainer.train()
+    ```
     """
 
     _length_columns = (PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS)
@@ -244,6 +258,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         if self.catalog is None:
             raise ValueError(f"Rows with `{HISTORY}` and `{TARGET}` need `catalog`, whose rows they are.")
         num_items = len(self.catalog)
+        check_catalog_rows(dataset, num_items)
         if is_train and isinstance(dataset, Dataset):
             self._counts = label_counts(dataset, num_items)
             self._warm = warm_leaves(dataset, self.csr, num_items)

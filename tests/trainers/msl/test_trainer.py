@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.splits import distinct_labels
 from hf_rec.hub import load_recommender
 from hf_rec.losses.trie_softmax import masked_softmax_loss
+from hf_rec.trainers.msl import rows as msl_rows
+from hf_rec.trainers.msl import trainer as msl_trainer
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.trainer import MSLTrainer
 from hf_rec.trie.item_trie import ItemTrie
@@ -206,6 +210,94 @@ def test_evaluation_reports_the_likelihood_and_the_rank_that_brute_force_finds(m
     assert {"eval_loss", "eval_ndcg@10", "eval_ndcg@5", "eval_mrr@10"} <= metrics.keys()
 
 
+@pytest.mark.parametrize(("loss_type", "tau"), [("msl", 0.5), ("msl", 3.0), ("lml", 3.0)])
+def test_the_loss_of_evaluation_is_the_mean_likelihood_at_any_temperature(make_trainer, tiny_catalog, loss_type, tau):
+    trainer = make_trainer(tau=tau, loss_type=loss_type, eval_num_beams=0, per_device_eval_batch_size=4)
+    metrics, examples = trainer.evaluate(), rows(10, seed=1)
+    histories = [[tiny_catalog.ids[row] for row in history] for history in examples[HISTORY]]
+    scores = trainer.recommender().score(histories, tiny_catalog.ids)
+    nll = -sum(values[target] for values, target in zip(scores, examples[TARGET], strict=True)) / 10
+    assert metrics["eval_loss"] == pytest.approx(nll, rel=1e-5)
+    assert metrics["eval_loss"] == metrics["eval_nll"]
+
+
+def test_a_best_model_without_a_metric_is_chosen_by_the_likelihood(make_trainer):
+    trainer = make_trainer(
+        adaptive_tau=True,
+        tau_min=0.25,
+        eval_num_beams=0,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    logged = [entry["eval_nll"] for entry in trainer.state.log_history if "eval_nll" in entry]
+    assert trainer.state.best_metric == min(logged) and len(set(logged)) > 1
+
+
+def test_the_rules_of_the_ranking_are_logged_beside_its_metrics(make_trainer):
+    metrics = make_trainer().evaluate()
+    assert metrics["eval_protocol"] == "full/search=beam20/seen=keep"
+
+
+def test_a_loss_alone_and_what_goes_into_it_are_given_where_they_are_asked_for(make_trainer):
+    alone = make_trainer(prediction_loss_only=True)
+    alone.rank_prompts = None  # nothing is searched
+    metrics, seen = make_trainer(eval_num_beams=0).evaluate(), {}
+    assert alone.evaluate()["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
+
+    def own(prediction):
+        seen.update(inputs=prediction.inputs, losses=prediction.losses)
+        return {}
+
+    make_trainer(compute_metrics=own, include_for_metrics=["inputs", "loss"], eval_num_beams=0).evaluate()
+    assert len(seen["inputs"]) == len(seen["losses"]) == 10
+
+
+class TestTemperatureAdvice:
+    @pytest.mark.parametrize(
+        ("limits", "advice"),
+        [
+            ((400.0, 500.0), "mostly `tau_min` 400.* Lower `tau_min`"),
+            ((1e-4, 2e-4), "mostly `tau_max` 0.0002.* Raise `tau_max`"),
+        ],
+    )
+    def test_a_limit_that_sets_the_temperature_is_named_once_at_the_end(self, make_trainer, warnings, limits, advice):
+        make_trainer(adaptive_tau=True, eta=0.9, tau_min=limits[0], tau_max=limits[1]).train()
+        assert len(warnings) == 1 and re.search(advice, warnings[0])
+
+    def test_a_temperature_that_the_data_sets_is_not_worth_a_word(self, make_trainer, warnings):
+        make_trainer(adaptive_tau=True, tau_min=0.01, tau_max=1000.0).train()
+        assert warnings == []
+
+    @pytest.fixture
+    def warnings(self, monkeypatch):
+        lines = []
+        monkeypatch.setattr(msl_trainer.logger, "warning", lines.append)
+        return lines
+
+
+class TestDistinctLabels:
+    LONG = Dataset.from_dict({HISTORY: [[1, 2, 3, 4, 5] * 10], TARGET: [6], SUPERVISE_FROM: [1]})
+
+    def test_events_that_the_prompt_drops_are_counted_out_and_named(self, make_trainer, monkeypatch):
+        lines = []
+        monkeypatch.setattr(msl_rows.logger, "warning", lines.append)
+        trainer = make_trainer(train=self.LONG, supervise="all", max_history=15)
+        assert trainer.distinct_labels == 16  # the fifteen that are kept and the target
+        labels = trainer.train_dataset[0]["labels"]
+        separator = trainer.prompt.separator_ids[-1]
+        assert sum(label == separator for label in labels) == 16
+        assert len(lines) == 1 and "34 of 50 labelled events" in lines[0] and "`max_history` 15" in lines[0]
+
+    def test_targets_alone_are_never_dropped(self, make_trainer):
+        assert make_trainer(train=self.LONG, max_history=15).distinct_labels == 1
+        assert make_trainer(supervise="all").distinct_labels == distinct_labels(rows(), "all")
+        assert make_trainer(train=rows().to_iterable_dataset()).distinct_labels is None
+
+
 def test_the_likelihood_of_warm_targets_is_told_apart(make_trainer, tiny_catalog):
     train = rows(3)  # few enough that some items never occur
     trainer = make_trainer(train=train)
@@ -312,9 +404,24 @@ class TestWhatIsRefused:
         with pytest.raises(ValueError, match="`max_length` is 1024, but the model has 512 positions"):
             make_trainer(max_length=1024)
 
-    def test_a_list_in_place_of_a_data_set(self, make_trainer):
-        with pytest.raises(TypeError, match="`datasets.Dataset`"):
-            make_trainer(train=[{HISTORY: [1], TARGET: 2}])
+    @pytest.mark.parametrize("train", [[{HISTORY: [1], TARGET: 2}], {HISTORY: [[1]], TARGET: [2]}])
+    def test_a_list_or_a_dict_in_place_of_a_data_set(self, make_trainer, train):
+        with pytest.raises(TypeError, match="`train_dataset` must be a `datasets.Dataset` .*`catalog.rows"):
+            make_trainer(train=train)
+
+    @pytest.mark.parametrize("metric", ["ndcg@10", "eval_ndcg@10"])
+    def test_a_model_chosen_by_a_ranking_that_is_left_out(self, make_trainer, metric):
+        with pytest.raises(ValueError, match="`metric_for_best_model` is .*`eval_num_beams=0`"):
+            make_trainer(eval_strategy="epoch", metric_for_best_model=metric, eval_num_beams=0)
+
+    def test_a_model_chosen_by_a_metric_that_nobody_measures(self, make_trainer):
+        with pytest.raises(ValueError, match="'ndcg@20', which evaluation does not measure, did you mean 'ndcg@"):
+            make_trainer(eval_strategy="epoch", metric_for_best_model="ndcg@20")
+        make_trainer(eval_strategy="epoch", metric_for_best_model="mine", compute_metrics=lambda _: {"mine": 1.0})
+
+    def test_metrics_of_batches(self, tmp_path):
+        with pytest.raises(ValueError, match="`batch_eval_metrics`"):
+            MSLConfig(str(tmp_path), batch_eval_metrics=True)
 
     def test_an_evaluation_row_without_a_label(self, make_trainer):
         trainer = make_trainer()
@@ -334,7 +441,14 @@ class TestWhatIsRefused:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("loss_type", "sft"), ("supervise", "some"), ("scoring", "both"), ("tau", 0.0), ("eta", 1.0)],
+        [
+            ("loss_type", "sft"),
+            ("supervise", "some"),
+            ("scoring", "both"),
+            ("tau", 0.0),
+            ("eta", 1.0),
+            ("eval_num_beams", 5),
+        ],
     )
     def test_a_value_out_of_range(self, tmp_path, name, value):
         with pytest.raises(ValueError, match=f"`{name}`"):
