@@ -21,6 +21,7 @@ from hf_rec.cli.shuffle import add_shuffle
 from hf_rec.processes import end_processes
 
 
+COMMANDS = (add_demo, add_prepare, add_recommend, add_evaluate, add_diagnose, add_shuffle, add_report)
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="hf-rec", description=(hf_rec.__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--version", action="version", version=f"hf_rec {hf_rec.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for add in (add_demo, add_prepare, add_recommend, add_evaluate, add_diagnose, add_shuffle, add_report):
+    for add in COMMANDS:
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -25,6 +25,7 @@ from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.evaluation.run_files import RunPath, rows_sha256, write_run
 from hf_rec.evaluation.summary import summarize
 from hf_rec.files import replacing
+from hf_rec.metrics.beyond_accuracy import LIST_METRICS
 from hf_rec.metrics.ranking import count_nan, rank_bounds
 from hf_rec.processes import process_state
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "hf_rec.evaluation.candidates", 1
 CANDIDATES_FILE = "candidates.json"
-_OF_LISTS = ("coverage", "gini", "popularity_percentile", "popularity_lift")  # None: meaningless for random lists
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ def evaluate_candidates(
         "protocol": protocol,
     }
     metrics = summarize(settings, predictions, catalog)
-    metrics["beyond_accuracy"] = {f"{protocol}/{key}@{k}": None for key in _OF_LISTS for k in ks}
+    # None: meaningless for lists that were drawn
+    metrics["beyond_accuracy"] = {f"{protocol}/{key}@{k}": None for key in LIST_METRICS for k in ks}
     metrics["counts"]["nan_scores"] = count_nan(scores)
     metrics["cost"] = dict(cost or {})
     result: list[Any] = [None]

@@ -21,13 +21,7 @@ from hf_rec.evaluation.protocol import Seen, protocol_key
 from hf_rec.evaluation.run_files import Comparison, RunPath, compare_runs, write_run
 from hf_rec.evaluation.summary import summarize
 from hf_rec.evaluation.target_ranks import RANK_COLUMNS, TargetRanker
-from hf_rec.metrics.beyond_accuracy import (
-    catalog_coverage,
-    gini,
-    popularity_lift,
-    popularity_percentile,
-    recommendation_counts,
-)
+from hf_rec.metrics.beyond_accuracy import LIST_METRICS, recommendation_counts
 from hf_rec.processes import process_state
 
 
@@ -145,16 +139,12 @@ def _summary(settings: dict, rows: "Dataset", predictions: pa.Table, catalog: "C
     histories, ks, protocol = column_values(rows, HISTORY).to_pylist(), settings["ks"], settings["protocol"]
     popularity = np.bincount(np.concatenate([*histories, []]).astype(np.int64), minlength=len(catalog))
     lists_by_k = {k: recommendation_counts(lists, len(catalog), k) for k in ks}
-    beyond = {
-        f"{protocol}/{key}@{k}": None if np.isnan(value) else value
+    values = {
+        f"{protocol}/{key}@{k}": metric.value(counts, popularity)
         for k, counts in lists_by_k.items()
-        for key, value in (
-            ("coverage", catalog_coverage(counts)),
-            ("gini", gini(counts)),
-            ("popularity_percentile", popularity_percentile(counts, popularity)),
-            ("popularity_lift", popularity_lift(counts, popularity)),
-        )
+        for key, metric in LIST_METRICS.items()
     }
+    beyond = {key: None if np.isnan(value) else value for key, value in values.items()}
     summary = summarize(settings, predictions, catalog) | {"beyond_accuracy": beyond}
     summary["counts"] |= {
         "short_lists": sum(len(items) < max(ks) for items in lists),

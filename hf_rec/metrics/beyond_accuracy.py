@@ -4,7 +4,8 @@ What recommendation lists look like beside how often they hit: coverage, concent
 Lists are rows of catalog items, best first, of any length (`-1` is fill). `U` lists, `N` items in the catalog.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,6 +77,21 @@ def popularity_lift(counts: ArrayLike, popularity: ArrayLike) -> float:
     if not (counts.sum() > 0 and popularity.sum() > 0):
         return float("nan")
     return float((popularity * counts).sum() / counts.sum() / ((popularity**2).sum() / popularity.sum()))
+
+
+class ListMetric(NamedTuple):
+    """What lists look like: the name of a metric in tables, and its value from counts and popularity."""
+
+    label: str
+    value: Callable[[np.ndarray, np.ndarray], float]
+
+
+LIST_METRICS = {
+    "coverage": ListMetric("Coverage", lambda counts, popularity: catalog_coverage(counts)),
+    "gini": ListMetric("Gini", lambda counts, popularity: gini(counts)),
+    "popularity_percentile": ListMetric("Popularity percentile", popularity_percentile),
+    "popularity_lift": ListMetric("Popularity lift", popularity_lift),
+}
 
 
 def certified_share(certified: Sequence[bool] | np.ndarray) -> float:

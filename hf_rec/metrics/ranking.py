@@ -8,7 +8,8 @@ expected value under such a random order: a scorer that gives 100 items the same
 Shapes: `U` rows (users), `N` items, `K` listed items. Places count from 0.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -121,7 +122,19 @@ def mrr(better: ArrayLike, tied: ArrayLike, k: int) -> np.ndarray:
     return _mean_gain(1.0 / (np.arange(_check_k(k)) + 1.0), better, tied)
 
 
-METRICS = {"ndcg": ndcg, "hit_rate": hit_rate, "mrr": mrr}
+class RankMetric(NamedTuple):
+    """A metric of one target a row: its value by row, its name in tables, whether tables show it."""
+
+    values: Callable[[ArrayLike, ArrayLike, int], np.ndarray]
+    short: str
+    in_tables: bool = True
+
+
+METRICS = {
+    "ndcg": RankMetric(ndcg, "N"),
+    "hit_rate": RankMetric(hit_rate, "H"),
+    "mrr": RankMetric(mrr, "MRR", in_tables=False),
+}
 
 
 def ranking_metrics(better: ArrayLike, tied: ArrayLike, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
@@ -136,7 +149,9 @@ def ranking_metrics(better: ArrayLike, tied: ArrayLike, ks: Sequence[int] = (5, 
     """
     if not np.size(better):
         raise ValueError("`better` is empty: there is no row to average over.")
-    return {f"{name}@{k}": float(metric(better, tied, k).mean()) for k in ks for name, metric in METRICS.items()}
+    return {
+        f"{name}@{k}": float(metric.values(better, tied, k).mean()) for k in ks for name, metric in METRICS.items()
+    }
 
 
 def metric_values(better: ArrayLike, tied: ArrayLike, name: str) -> np.ndarray:
@@ -144,7 +159,7 @@ def metric_values(better: ArrayLike, tied: ArrayLike, name: str) -> np.ndarray:
     metric, _, k = name.partition("@")
     if metric not in METRICS or not k.isdecimal():
         raise ValueError(f"`name` must be one of {', '.join(f'{known}@k' for known in METRICS)}, got {name!r}.")
-    return METRICS[metric](better, tied, int(k))
+    return METRICS[metric].values(better, tied, int(k))
 
 
 def _check_k(k: int) -> int:

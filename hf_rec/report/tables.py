@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from hf_rec.evaluation.run_files import TITLE_LEVEL, compare_runs
+from hf_rec.metrics.beyond_accuracy import LIST_METRICS
 from hf_rec.metrics.ranking import METRICS
 from hf_rec.report.collect import Method, Section
 
 
 MISSING = "–"
-_SHORT = {"ndcg": "N", "hit_rate": "H", "mrr": "MRR"}
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -26,12 +26,14 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def short_name(metric: str) -> str:
     """`"ndcg@10"` as tables write it: `N@10`."""
     name, _, k = metric.removeprefix(TITLE_LEVEL).partition("@")
-    return f"{_SHORT[name]}@{k}"
+    return f"{METRICS[name].short}@{k}"
 
 
 def table_metrics(section: Section, level: str = "") -> list[str]:
-    """NDCG and hit rate at every k of the section."""
-    return [f"{level}{name}@{k}" for name in METRICS if name != "mrr" for k in section.example["ks"]]
+    """The metrics that tables show, at every k of the section."""
+    return [
+        f"{level}{name}@{k}" for name, metric in METRICS.items() if metric.in_tables for k in section.example["ks"]
+    ]
 
 
 def results_table(section: Section) -> str:
@@ -83,14 +85,14 @@ def title_table(section: Section) -> str | None:
 def lists_table(section: Section) -> str:
     """What the lists of each method look like, at the largest k."""
     last = section.example["ks"][-1]
-    keys = [f"{name}@{last}" for name in ("coverage", "gini", "popularity_percentile", "popularity_lift")]
+    keys = [f"{name}@{last}" for name in LIST_METRICS]
     rows = []
     for method in section.methods:
         values = [[run["beyond_accuracy"][f"{run['protocol']}/{key}"] for run in method.runs] for key in keys]
         rows.append(
             [method.name, *(MISSING if None in value else f"{sum(value) / len(value):.3f}" for value in values)]
         )
-    return markdown_table(["Method", "Coverage", "Gini", "Popularity percentile", "Popularity lift"], rows)
+    return markdown_table(["Method", *(metric.label for metric in LIST_METRICS.values())], rows)
 
 
 def paired_table(section: Section, baseline: Method) -> str:

@@ -14,7 +14,7 @@ from hf_rec.data.prepare import SPLIT_RULES, prepare
 from hf_rec.data.sources import SOURCES
 from hf_rec.demo import run as demo_run
 from hf_rec.hub import save_control, save_recommender
-from hf_rec.recommenders.control_list import CONTROLS
+from hf_rec.recommenders.control_list import CONTROLS, ControlEntry
 from hf_rec.recommenders.controls import LastItemRecommender, PopularityRecommender
 
 
@@ -142,6 +142,13 @@ def test_evaluate_measures_a_control(folders, tmp_path, control, capsys):
     assert metrics["name"] == control
     assert metrics["split_rule"] == "loo"
     assert "full/search=exact/seen=keep/split=loo/ndcg@10" in capsys.readouterr().out
+
+
+def test_a_control_that_is_added_to_the_list_is_known_to_commands_and_folders(folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(CONTROLS, "newest", ControlEntry("newest items", "PopularityRecommender", windowed=True))
+    words = ("--data", folders / "data", "--out", tmp_path / "out", "--limit", 3)
+    assert run("evaluate", "--control", "newest", "--window", 3, *words) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["name"] == "newest"
 
 
 def test_evaluate_measures_a_model_folder_and_report_reads_it(folders, tmp_path, capsys):

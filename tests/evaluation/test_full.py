@@ -10,7 +10,9 @@ from hf_rec.columns import sequence_features
 from hf_rec.data.catalog import Catalog
 from hf_rec.evaluation.full import compare_runs, evaluate_recommender
 from hf_rec.evaluation.run_files import read_metrics, read_predictions
-from hf_rec.metrics.ranking import NOT_LISTED, rank_bounds, ranking_metrics
+from hf_rec.metrics.beyond_accuracy import LIST_METRICS, ListMetric
+from hf_rec.metrics.ranking import METRICS, NOT_LISTED, RankMetric, rank_bounds, ranking_metrics
+from hf_rec.report import write_report
 
 
 TITLES = ["Alien", "Heat", "Heat", "Ran", "Up", "Heat"]
@@ -250,6 +252,21 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"`split` must be one of \['train'\], got 'test'"):
             rows = DatasetDict({"train": make_rows(PAIRS)})
             evaluate_recommender(recommender, rows, tmp_path / "run", name="fake")
+
+
+class TestOneListEach:
+    def test_a_metric_that_is_added_to_the_list_reaches_files_tests_and_tables(self, tmp_path, monkeypatch):
+        first_place = RankMetric(lambda better, tied, k: (np.asarray(better) == 0) / (np.asarray(tied) + 1.0), "P")
+        monkeypatch.setitem(METRICS, "first_place", first_place)
+        share = ListMetric("Share of the first item", lambda counts, popularity: float(counts[0] / counts.sum()))
+        monkeypatch.setitem(LIST_METRICS, "first_item", share)
+        evaluate(ScoresEverything([9, 2, 3, 8, 1, 4]), PAIRS, tmp_path / "a", name="a")
+        metrics = evaluate(ScoresEverything([0] * 6), PAIRS, tmp_path / "b", name="b")
+        assert metrics["metrics"][FULL + "first_place@2"]["mean"] == pytest.approx(1 / 6)
+        page = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "report").read_text()
+        assert "P@2" in page and "Share of the first item" in page
+        (found,) = compare_runs([tmp_path / "a", tmp_path / "b"], "first_place@2")
+        assert found.difference == pytest.approx(1 / 6 - 1 / 4)
 
 
 class TestCompareRuns:
