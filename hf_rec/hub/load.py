@@ -92,7 +92,7 @@ def _load_language_model(
 
 
 def _load_causal_lm(folder: Path, index: dict[str, Any], dtype: str | torch.dtype | None) -> PreTrainedModel:
-    options = {} if dtype is None else {"dtype": dtype}
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     if index["weights"] == "adapter":
         return load_adapter(folder, index["base"], **options)
     _check_weights(folder, index)

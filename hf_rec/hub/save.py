@@ -30,8 +30,10 @@ from hf_rec.hub.files import (
     weight_files,
     weights_format,
 )
-from hf_rec.recommenders.contract import Recommender
+from hf_rec.models.weight_files import weights_sha256
+from hf_rec.recommenders.controls import Control
 from hf_rec.recommenders.item_index import INDEX_FILE as ITEM_INDEX_FILE
+from hf_rec.recommenders.item_index import index_weights
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
@@ -124,7 +126,7 @@ def save_recommender(
         _remove_unlisted_weights(folder, index)
 
 
-def save_control(folder: str | os.PathLike, control: Recommender) -> None:
+def save_control(folder: str | os.PathLike, control: Control) -> None:
     """Write a control of `hf_rec.recommenders.controls` as a recommender folder."""
     extra, arrays = control.state()
     save_recommender(folder, catalog=control.catalog, kind=control.kind, scoring="exact", extra=extra, arrays=arrays)
@@ -152,7 +154,12 @@ def _files_of_retrieval(folder: Path, kind: str) -> list[str]:
     """What a retrieval model has beside its weights: vectors of the items, and frozen models in the folder itself."""
     if kind != RetrievalRecommender.kind or not (folder / "config.json").is_file():
         return []
-    found = [ITEM_INDEX_FILE] if (folder / ITEM_INDEX_FILE).is_file() else []
+    found = []
+    if (folder / ITEM_INDEX_FILE).is_file():
+        if index_weights(folder) == weights_sha256(folder):
+            found.append(ITEM_INDEX_FILE)
+        else:  # vectors by earlier weights; items are encoded again when they are needed
+            (folder / ITEM_INDEX_FILE).unlink()
     config = json.loads((folder / "config.json").read_bytes())
     for role in PLACES["config.json"]:
         inside = (folder / str(config.get(role))).resolve()

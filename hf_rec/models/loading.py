@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -38,7 +38,11 @@ def check_stored_kwargs(kwargs: Mapping[str, Any], where: str) -> None:
             )
 
 
-def load_weights(auto_class: type, name: str | os.PathLike, **options: Any) -> PreTrainedModel:
+class _AutoClass(Protocol):
+    def from_pretrained(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def load_weights(auto_class: _AutoClass, name: str | os.PathLike, **options: Any) -> PreTrainedModel:
     """
     `from_pretrained` of an auto class, with every tensor from safetensors files.
 
@@ -58,9 +62,12 @@ def load_weights(auto_class: type, name: str | os.PathLike, **options: Any) -> P
     origin = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
     config = AutoConfig.from_pretrained(name, **origin, trust_remote_code=False)
     _check_kernels(config, name)
-    model, found = auto_class.from_pretrained(
+    loaded = auto_class.from_pretrained(
         name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
+    if not isinstance(loaded, tuple):  # a class with a loader of its own, which has checked its tensors
+        return cast(PreTrainedModel, loaded)
+    model, found = loaded
     wrong = sorted(found["missing_keys"]) + sorted(str(key[0]) for key in found["mismatched_keys"])
     if wrong:
         raise ValueError(
@@ -68,7 +75,7 @@ def load_weights(auto_class: type, name: str | os.PathLike, **options: Any) -> P
             f"{', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}. They would be drawn at random. Copy the "
             "folder again, or save the model again."
         )
-    return model
+    return cast(PreTrainedModel, model)
 
 
 def _check_kernels(config: PreTrainedConfig, name: str | os.PathLike) -> None:

@@ -41,7 +41,11 @@ def local_folder(name: str | os.PathLike, revision: str | None = None) -> Path:
     if not is_hub_id(name):
         raise FileNotFoundError(f"There is no folder {os.fspath(name)}. Give a folder, or the id of a Hub repository.")
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(DOWNLOADED)))
+        return Path(
+            snapshot_download(
+                str(name), revision=revision, allow_patterns=list(DOWNLOADED), ignore_patterns=["checkpoint-*"]
+            )
+        )
     except Exception as error:  # the Hub client has no common base for "not found", "offline" and "no such id"
         raise OSError(
             f"{os.fspath(name)!r} is no folder here, and as a Hub repository it could not be had: {error} Check the "

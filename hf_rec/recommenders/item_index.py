@@ -179,6 +179,16 @@ class ItemIndex:
         return cls(vectors, catalog, prompt_sha256, teacher_items)
 
 
+def index_weights(folder: str | Path) -> str | None:
+    """Hash of the weights that the index in a folder was made with; `None` where the file does not tell."""
+    try:
+        with safe_open(Path(folder) / INDEX_FILE, "pt") as file:
+            hashes: dict[str, str] = json.loads((file.metadata() or {})["hashes"])
+            return hashes.get("weights")
+    except (SafetensorError, KeyError, ValueError):
+        return None
+
+
 def best_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` highest scores of each row and their columns, equal ones in column order; NaN counts as `-inf`."""
     scores = scores.masked_fill(scores.isnan(), -torch.inf)

@@ -8,8 +8,11 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from hf_rec.hub import load_recommender, read_index
+from hf_rec.data.prompts.retrieval import RetrievalPrompt
+from hf_rec.hub import load_recommender, read_index, save_recommender
 from hf_rec.models import SASRecConfig, SASRecModel
+from hf_rec.models.llm_srec.model import LLMSRecModel
+from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.trainer import MSLTrainer
 from hf_rec.trainers.sequential.config import SequentialConfig
@@ -129,3 +132,30 @@ def test_a_model_without_a_catalog_is_pushed_without_what_lies_beside_it(fake_hu
     assert {"config.json", "model.safetensors"} <= set(fake_hub.files)
     assert set(fake_hub.files) <= {"config.json", "model.safetensors", "generation_config.json", "README.md"}
     assert not Path(tmp_path / "run/recommender.json").exists()
+
+
+def test_vectors_of_earlier_weights_do_not_stay_beside_new_ones(tiny_lm, tiny_catalog, bpe_tokenizer, tmp_path):
+    tiny_lm("llama").save_pretrained(tmp_path / "lm")
+    SASRecModel(SASRecConfig(num_items=12, hidden_size=8)).save_pretrained(tmp_path / "teacher")
+    prompt = RetrievalPrompt(bpe_tokenizer, tiny_catalog, max_length=256)
+
+    def save(with_index):
+        model = LLMSRecModel.from_frozen(tmp_path / "lm", tmp_path / "teacher", vector_size=4, head_size=8)
+        model.save_pretrained(tmp_path / "run")
+        if with_index:
+            recommender = RetrievalRecommender(model, bpe_tokenizer, tiny_catalog, prompt)
+            recommender.index.save(tmp_path / "run")
+        save_recommender(
+            tmp_path / "run",
+            catalog=tiny_catalog,
+            kind="llm_srec",
+            prompt=prompt,
+            tokenizer=bpe_tokenizer,
+            scoring="exact",
+        )
+        return load_recommender(tmp_path / "run", device="cpu").recommend([[100]], k=3)
+
+    save(with_index=True)
+    assert "item_index.safetensors" in read_index(tmp_path / "run")["files"]
+    save(with_index=False)  # other weights: they are drawn anew
+    assert not (tmp_path / "run/item_index.safetensors").exists()

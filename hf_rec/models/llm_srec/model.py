@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -30,6 +31,9 @@ from hf_rec.models.sequence.base import SequenceModelConfig, SequencePreTrainedM
 from hf_rec.models.sharded_weights import has_sharded_weights
 from hf_rec.models.weight_files import check_weight_files
 
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 FROZEN = ("language_model.", "sequence_model.")
 
@@ -125,7 +129,7 @@ class LLMSRecModel(PreTrainedModel):
         head_size: int = 2048,
         seen_items: Iterable[int] | None = None,
         language_model_kwargs: dict | None = None,
-        peft_config=None,
+        peft_config: "PeftConfig | None" = None,
     ) -> "LLMSRecModel":
         """
         Put a new model together from two frozen ones; its own weights are drawn from the global random state.
@@ -143,7 +147,7 @@ class LLMSRecModel(PreTrainedModel):
         """
         options = language_model_kwargs or {}
         check_stored_kwargs(options, "`language_model_kwargs`")
-        references = {}
+        references: dict[str, str | None] = {}
         for role, model in (("language_model", language_model), ("sequence_model", sequence_model)):
             name = model if isinstance(model, str | os.PathLike) else model.config.name_or_path
             if name:
@@ -174,7 +178,7 @@ class LLMSRecModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike, *, dtype: str | torch.dtype | None = None, check: bool = True, **kwargs
+        cls, folder: str | os.PathLike, *, dtype: str | torch.dtype | None = None, check: bool = True, **kwargs: Any
     ) -> "LLMSRecModel":
         """
         Load what [`~LLMSRecModel.save_pretrained`] wrote, and the two frozen models that it names.
@@ -203,8 +207,6 @@ class LLMSRecModel(PreTrainedModel):
             _load_teacher(sequence_model),
         )
         model._load_trained(folder)
-        if kwargs.get("output_loading_info"):
-            return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return model
 
     def _load_trained(self, folder: str | os.PathLike) -> None:
@@ -221,7 +223,7 @@ class LLMSRecModel(PreTrainedModel):
                 f"{found.unexpected_keys}. Copy the folder again."
             )
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write config and safetensors with what was trained; the frozen models must be on disk or on the Hub."""
         for role in ("language_model", "sequence_model"):
             if getattr(self.config, role) is None:
@@ -254,7 +256,7 @@ class LLMSRecModel(PreTrainedModel):
         user_inputs: dict[str, Tensor] | None = None,
         item_inputs: dict[str, Tensor] | None = None,
         teacher_vectors: Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> LLMSRecOutput:
         """
         Vectors of whatever is given. Where an engine shards the weights call this, not [`~LLMSRecModel.encode`]: it
@@ -374,7 +376,7 @@ def _head(inputs: int, inner: int, outputs: int, activation: nn.Module) -> nn.Se
     return nn.Sequential(nn.Linear(inputs, inner), nn.LayerNorm(inner), activation, nn.Linear(inner, outputs))
 
 
-def _check_teacher(model) -> SequencePreTrainedModel:
+def _check_teacher(model: object) -> SequencePreTrainedModel:
     if not isinstance(model, SequencePreTrainedModel):
         raise ValueError(f"`sequence_model` must be a sequence model of `hf_rec.models`, got {type(model).__name__}.")
     return model
@@ -384,7 +386,7 @@ def _load_teacher(folder: str | os.PathLike) -> SequencePreTrainedModel:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not isinstance(config, SequenceModelConfig):
         raise ValueError(f"`sequence_model` {folder} holds a {config.model_type!r}, not a sequence model of hf_rec.")
-    return load_weights(AutoModel, folder)
+    return _check_teacher(load_weights(AutoModel, folder))
 
 
 def _frozen_folder(config: LLMSRecModelConfig, role: str, folder: str | os.PathLike, check: bool) -> Path:
@@ -412,7 +414,7 @@ def _with_adapter(language_model: PreTrainedModel, settings: dict) -> PreTrained
     return inject_adapter_in_model(config, language_model)
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """A PEFT configuration as JSON."""
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}

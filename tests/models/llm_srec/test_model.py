@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_rec.columns import INPUT_IDS
@@ -208,6 +209,35 @@ class TestFiles:
         path = tmp_path / "config.json"
         path.write_text(path.read_text().replace(str(folders / "gpt2"), "gone/away"))
         with pytest.raises(OSError, match="`language_model` 'gone/away'"):
+            LLMSRecModel.from_pretrained(tmp_path, trust_remote_code=False)
+
+    def test_a_folder_that_is_gone_is_not_asked_of_the_hub(self, folders, tmp_path, monkeypatch):
+        monkeypatch.setattr("hf_rec.models.weight_files.snapshot_download", lambda *_, **__: pytest.fail("asked"))
+        make(folders).save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(path.read_text().replace(str(folders / "gpt2"), "someone/model"))
+        with pytest.raises(OSError, match="needs its `language_model` 'someone/model'.*there is no such folder"):
+            LLMSRecModel.from_pretrained(tmp_path, trust_remote_code=False)
+
+    def test_a_relative_folder_is_found_from_another_working_folder(self, folders, tmp_path, monkeypatch):
+        monkeypatch.chdir(folders)
+        LLMSRecModel.from_frozen("gpt2", "teacher", vector_size=6, head_size=16).save_pretrained(tmp_path / "model")
+        monkeypatch.chdir(tmp_path)
+        assert LLMSRecModel.from_pretrained("model", trust_remote_code=False) is not None
+
+    @pytest.mark.parametrize("change", ["missing", "shape", "garbage"])
+    def test_weights_that_do_not_fit_are_refused(self, folders, tmp_path, change):
+        make(folders).save_pretrained(tmp_path)
+        path = tmp_path / "model.safetensors"
+        tensors = load_file(path)
+        name = "user_query.weight"
+        tensor = tensors.pop(name)
+        save_file(
+            tensors | ({name: tensor[:, 1:].clone()} if change == "shape" else {}), path, metadata={"format": "pt"}
+        )
+        if change == "garbage":
+            path.write_bytes(b"x" * 100)
+        with pytest.raises(ValueError, match="do not fit their config.json|model.safetensors is truncated"):
             LLMSRecModel.from_pretrained(tmp_path, trust_remote_code=False)
 
     def test_a_folder_is_found_beside_the_model_too(self, folders, tmp_path):
