@@ -1,7 +1,7 @@
 """
 Ranking among few candidates, for comparison with papers that measure so: the target and 19 or 99 random items.
 
-Candidates are drawn from a stream that is keyed by user, split and seed and never by the target, and stand in a file
+Candidates are drawn from a stream that is keyed by user, split and seed, never by the target, and are kept in a file
 with a hash. (Lists seeded with the target are recognisable: users with one target get nearly the same list.) They are
 scored by log-probability through `score`, with the tie rule of all other measurements. Values are not comparable
 with full ranking, and every key says what they are: `candidates=1+19/file=1a2b3c4d/split=loo/hit_rate@1`.
@@ -214,7 +214,7 @@ def _scores(
 
 
 def _ranks(targets: list[int], candidates: Candidates, scores: np.ndarray) -> dict[str, Sequence[Any]]:
-    """The candidates of each row, best first, and where the target stands among them."""
+    """The candidates of each row, best first, and the rank of the target among them."""
     places = [listed.index(target) for listed, target in zip(candidates.lists, targets, strict=True)]
     better, tied = rank_bounds(scores, np.array(places))
     order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")

@@ -20,7 +20,7 @@ def protocol_key(
     candidates: str | None = None,
 ) -> str:
     """
-    The protocol as it stands before a metric, such as `full/search=beam20/seen=keep/split=loo`.
+    The protocol, the part of a key before the metric: `full/search=beam20/seen=keep/split=loo`.
 
     Args:
         num_beams (`int`, *optional*):
@@ -31,8 +31,8 @@ def protocol_key(
             How the split was made: `"loo"`, `"time"`, `"ready"`, ... Left out of the key where it is not known: a
             trainer is given rows, not a split.
         candidates (`str`, *optional*):
-            Name of candidate lists such as `"candidates=1+19/file=1a2b3c4d"`. They stand in place of `full` and of
-            search and seen items, as the lists decide what competes.
+            Name of candidate lists, `"candidates=1+19/file=1a2b3c4d"`. It replaces `full`, `search=` and `seen=`, as
+            the lists decide what competes.
     """
     if seen not in get_args(Seen):
         raise ValueError(f"`seen` must be 'keep' or 'mask', got {seen!r}.")

@@ -27,7 +27,7 @@ from hf_rec.metrics.significance import cluster_bootstrap, holm, sign_flip_test
 FORMAT, FORMAT_VERSION = "hf_rec.evaluation.full", 2
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.parquet"
 TRAINING_ARGS_FILE = "training_args.json"  # of a trainer, beside the weights
-TITLE_LEVEL = "level=title/"  # stands before the metric in a key; item level is not marked
+TITLE_LEVEL = "level=title/"  # before the metric in a key; item level is not marked
 
 RunPath = str | os.PathLike
 
@@ -156,7 +156,7 @@ def compare_runs(
 
     Args:
         dirs (`Sequence`):
-            Folders of measured runs. The first is the baseline. A list in place of a folder holds the runs (seeds) of
+            Folders of measured runs. The first is the baseline. Instead of a folder, a list holds the runs (seeds) of
             one method, whose values are averaged row by row before the comparison.
         metric (`str` or `Sequence[str]`, *optional*, defaults to `"ndcg@10"`):
             Metrics. P-values are corrected by Holm's method over the metrics of each pair.

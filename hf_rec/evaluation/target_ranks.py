@@ -1,4 +1,4 @@
-"""Where the target of a row stands in what a recommender gives: as an item, and as a title that items may share."""
+"""The rank of each target in what a recommender gives: as an item, and as a title that items may share."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence

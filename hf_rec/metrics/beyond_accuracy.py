@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 def recommendation_counts(item_ids: Sequence[Sequence[int]], num_items: int, k: int) -> np.ndarray:
     """
-    How often each item stands among the first `k` of a list: `int64` of shape `[N]`.
+    How often each item is among the first `k` of a list: `int64` of shape `[N]`.
 
     Args:
         item_ids (`Sequence` of `U` sequences of `int`):
@@ -58,7 +58,7 @@ def popularity_percentile(counts: ArrayLike, popularity: ArrayLike) -> float:
         counts (`np.ndarray` of shape `[N]`):
             How often each item is recommended, from [`recommendation_counts`].
         popularity (`np.ndarray` of shape `[N]`):
-            How often each item occurs in the log that stands for popularity.
+            How often each item occurs in the log that popularity is counted in.
     """
     counts, popularity = _checked(counts, popularity)
     if not counts.sum() > 0:

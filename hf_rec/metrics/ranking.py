@@ -25,7 +25,7 @@ def rank_bounds(scores: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.nd
     Args:
         scores (`np.ndarray` of shape `[U, N]`):
             One score an item, higher is better. `-inf` is a score like any other. `NaN` ranks last: it never beats the
-            target, and a target that scores `NaN` stands behind all other items, tied with none ([`count_nan`] counts
+            target, and a target that scores `NaN` ranks behind all other items, tied with none ([`count_nan`] counts
             them).
         target (`np.ndarray` of shape `[U]`):
             Column of the target of each row, in `0 .. N-1`.

@@ -79,7 +79,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Section:
-    """Methods measured on the same rows in the same way, so that their numbers may stand in one table."""
+    """Methods measured on the same rows in the same way, so that one table may hold their numbers."""
 
     methods: list[Method]
 
@@ -153,7 +153,7 @@ def _sections(measured: dict[Path, dict]) -> list[Section]:
                 raise ValueError(
                     f"The runs {', '.join(map(str, paths))} share the name {name!r}, and their seeds ({seeds}) do not "
                     f"tell them apart. Measure one again under a name of its own, `hf-rec evaluate --name ...`. Runs "
-                    f"of one name are taken for seeds of one method; the seed of a run stands under `cost` in its "
+                    f"of one name are taken for seeds of one method; the seed of a run is under `cost` in its "
                     f"{METRICS_FILE}."
                 )
             listed.append(method)
