@@ -29,6 +29,7 @@ _MODULES = {
     "LLMSRecTrainer": "hf_rec.trainers.llm_srec.trainer",
     "MSLConfig": "hf_rec.trainers.msl.config",
     "MSLTrainer": "hf_rec.trainers.msl.trainer",
+    "Prompt": "hf_rec.data.prompts.next_item",
     "SASRecConfig": "hf_rec.models.sequence.sasrec",
     "SASRecModel": "hf_rec.models.sequence.sasrec",
     "SequentialConfig": "hf_rec.trainers.sequential.config",
@@ -42,6 +43,7 @@ _MODULES = {
 
 if TYPE_CHECKING:
     from hf_rec.data.catalog import Catalog
+    from hf_rec.data.prompts.next_item import Prompt
     from hf_rec.hub import load_recommender
     from hf_rec.models.llm_srec.config import LLMSRecModelConfig
     from hf_rec.models.llm_srec.model import LLMSRecModel
@@ -82,6 +84,7 @@ __all__ = [
     "LLMSRecTrainer",
     "MSLConfig",
     "MSLTrainer",
+    "Prompt",
     "SASRecConfig",
     "SASRecModel",
     "SequentialConfig",

@@ -17,7 +17,6 @@ ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"
 TITLE = "title"
 RATING = "rating"
-ITEM_IDS = "item_ids"  # of a ready-made sequence, the target last; of predictions, best first
 HISTORY_ITEM_ID = "history_item_id"  # of a ready-made row: the list before `item_id`
 
 EVENTS = "events"  # of a user or a window: history and target in one
@@ -37,7 +36,8 @@ SLOT_ITEMS = "slot_items"  # of a prompt with slots for item vectors: the item o
 TEACHER_VECTOR = "teacher_vector"  # of a row: the user as a sequence model sees it
 SEEN = "seen"  # of a batch to rank: whole histories, also what the model is not shown
 
-ITEM_IDS = "item_ids"  # of a ranked row: raw ids of its list; its `target` is a raw id there too
+ITEM_IDS = "item_ids"  # of a ranked row: raw ids of its list; its `target` is a raw id there too; of a ready-made
+# sequence: raw ids, the target last
 ITEM_ROWS = "item_rows"  # the same list in catalog rows
 TARGET_ROW = "target_row"
 

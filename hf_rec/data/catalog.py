@@ -6,16 +6,21 @@ the string as published is kept beside it.
 """
 
 import difflib
+import gc
 import hashlib
 import html
 import json
 import math
 import os
 import re
+import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from itertools import repeat
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
 FORMAT = "hf_rec.catalog"
 FORMAT_VERSION = 1
 ORIGINAL_TITLE = "original_title"
+CATALOG_FILE, HEADER_FILE = "catalog.jsonl", "catalog.json"
+ROWS_AT_ONCE = 10_000  # written at once
 
 # Only entities that end in a semicolon: `html.unescape` alone would read "Black&notes" as "Black¬es".
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
@@ -44,6 +51,8 @@ _SCRIPT = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.
 def unescape_html(text: str) -> str:
     """`text` with HTML entities resolved, also where they were escaped twice (`&amp;quot;`)."""
     for _ in range(3):
+        if "&" not in text:
+            break
         unescaped = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
         if unescaped == text:
             break
@@ -86,20 +95,28 @@ class Catalog:
         attributes (`list[dict]`): Whatever else the records held, as JSON values.
     """
 
-    def __init__(self, ids: list[str | int], original_titles: list[str | None] | None, attributes: list[dict]):
+    def __init__(
+        self,
+        ids: list[str | int],
+        original_titles: list[str | None] | None,
+        attributes: list[dict[str, Any]],
+        *,
+        titles: list[str | None] | None = None,
+    ):
         self.ids = ids
         self.original_titles = original_titles
-        self.titles = None
-        if original_titles is not None:
+        self.titles = titles
+        if original_titles is not None and titles is None:
             self.titles = [None if title is None else clean_title(title) for title in original_titles]
         self.attributes = attributes
-        self._rows: dict[str | int, int] = {}
-        for row, item_id in enumerate(ids):
-            if self._rows.setdefault(item_id, row) != row:
-                raise ValueError(
-                    f"`item_id` {item_id!r} stands in records {self._rows[item_id]} and {row}. Ids must be unique: "
-                    "drop or merge the repeated records first."
-                )
+        self._standing: tuple[Path, list[tuple[int, int]]] | None = None  # a folder with its files, and their marks
+        self._rows: dict[str | int, int] = dict(zip(ids, range(len(ids)), strict=True))
+        if len(self._rows) < len(ids):
+            repeated = next(row for row, item_id in enumerate(ids) if self._rows[item_id] != row)
+            raise ValueError(
+                f"`item_id` {ids[repeated]!r} stands in records {repeated} and {self._rows[ids[repeated]]}. Ids must "
+                "be unique: drop or merge the repeated records first."
+            )
 
     @classmethod
     def from_records(cls, records: Iterable[dict[str, Any]]) -> "Catalog":
@@ -114,17 +131,19 @@ class Catalog:
         Returns:
             [`Catalog`]: Row `i` is record `i`.
         """
-        ids, titles, attributes = [], [], []
-        for row, record in enumerate(records):
-            if ITEM_ID not in record:
-                raise ValueError(
-                    f"`records[{row}]` has no key {ITEM_ID!r}; it has {sorted(map(str, record))}. Each needs one."
-                )
-            item_id = _check_id(record[ITEM_ID], row)
-            ids.append(item_id)
-            titles.append(_check_title(record.get(TITLE), item_id))
-            extra = {key: value for key, value in record.items() if key not in (ITEM_ID, TITLE)}
-            attributes.append({str(key): _to_json(value, item_id, key) for key, value in extra.items()})
+        ids: list[str | int] = []
+        titles: list[str | None] = []
+        attributes: list[dict[str, Any]] = []
+        with _garbage_collection_paused():
+            for row, record in enumerate(records):
+                if ITEM_ID not in record:
+                    raise ValueError(
+                        f"`records[{row}]` has no key {ITEM_ID!r}; it has {sorted(map(str, record))}. Each needs one."
+                    )
+                item_id = _check_id(record[ITEM_ID], row)
+                ids.append(item_id)
+                titles.append(_check_title(record.get(TITLE), item_id))
+                attributes.append(_attributes(record, item_id))
         has_titles = any(title is not None for title in titles)
         return cls(ids, titles if has_titles else None, attributes)
 
@@ -250,28 +269,32 @@ class Catalog:
     def sha256(self) -> str:
         """Hash of ids and cleaned titles in row order; attributes do not count."""
         digest = hashlib.sha256()
-        for row, item_id in enumerate(self.ids):
-            title = None if self.titles is None else self.titles[row]
-            digest.update(json.dumps([item_id, title]).encode("ascii") + b"\n")
+        titles = self.titles or repeat(None)
+        for item_id, title in zip(self.ids, titles, strict=False):
+            line = f"[{_as_json(item_id)}, {'null' if title is None else _as_json(title)}]\n"
+            digest.update(line.encode("ascii"))
         return digest.hexdigest()
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write `catalog.jsonl` (one item a line) and `catalog.json` (format, counts, hashes) into `directory`."""
+        """
+        Write `catalog.jsonl` (one item a line) and `catalog.json` (format, counts, hashes) into `directory`. Where
+        they stand unchanged in another folder, they are copied from there.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        if self._standing is not None and self._standing[1] == _marks(self._standing[0]):
+            for name in (CATALOG_FILE, HEADER_FILE):
+                with replacing(directory / name) as partial:
+                    shutil.copyfile(self._standing[0] / name, partial)
+            return
+        encode = json.JSONEncoder(ensure_ascii=False).encode
         digest = hashlib.sha256()
-        with replacing(directory / "catalog.jsonl") as partial, open(partial, "wb") as file:
-            for row, item_id in enumerate(self.ids):
-                record = {ITEM_ID: item_id}
-                if self.titles is not None:
-                    record[TITLE] = self.titles[row]
-                    if self.original_titles[row] != self.titles[row]:
-                        record[ORIGINAL_TITLE] = self.original_titles[row]
-                if self.attributes[row]:
-                    record["attributes"] = self.attributes[row]
-                line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-                digest.update(line)
-                file.write(line)
+        with replacing(directory / CATALOG_FILE) as partial, open(partial, "wb") as file:
+            for start in range(0, len(self), ROWS_AT_ONCE):
+                lines = [encode(self._record(row)) for row in range(start, min(start + ROWS_AT_ONCE, len(self)))]
+                block = "\n".join([*lines, ""]).encode("utf-8", "surrogatepass")
+                digest.update(block)
+                file.write(block)
         header = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -279,18 +302,35 @@ class Catalog:
             "sha256": self.sha256,
             "file_sha256": digest.hexdigest(),
         }
-        with replacing(directory / "catalog.json") as partial:
+        with replacing(directory / HEADER_FILE) as partial:
             partial.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+
+    def stands_in(self, directory: str | os.PathLike) -> None:
+        """Remember that `directory` holds the files of this catalog, for [`~Catalog.save`] to copy them."""
+        marks = _marks(Path(directory))
+        if marks and (self._standing is None or self._standing[1] != _marks(self._standing[0])):
+            self._standing = Path(directory).absolute(), marks
+
+    def _record(self, row: int) -> dict[str, Any]:
+        """An item as a line of the file holds it."""
+        record: dict[str, Any] = {ITEM_ID: self.ids[row]}
+        if self.titles is not None and self.original_titles is not None:
+            record[TITLE] = self.titles[row]
+            if self.original_titles[row] != self.titles[row]:
+                record[ORIGINAL_TITLE] = self.original_titles[row]
+        if self.attributes[row]:
+            record["attributes"] = self.attributes[row]
+        return record
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "Catalog":
         """Read what [`~Catalog.save`] wrote; a `ValueError` says so where the files do not belong together."""
         directory = Path(directory)
-        for name in ("catalog.json", "catalog.jsonl"):
+        for name in (HEADER_FILE, CATALOG_FILE):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory} holds no {name}. Give a folder written by `Catalog.save`.")
         try:
-            header = json.loads((directory / "catalog.json").read_text(encoding="utf-8"))
+            header = json.loads((directory / HEADER_FILE).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{directory / 'catalog.json'} is not JSON ({error}). Save the catalog again.") from error
         if header.get("format") != FORMAT or header.get("version") != FORMAT_VERSION:
@@ -298,23 +338,30 @@ class Catalog:
                 f"{directory / 'catalog.json'} has format {header.get('format')!r}, version {header.get('version')!r}"
                 f"; this code reads {FORMAT!r}, version {FORMAT_VERSION}. Save the catalog again."
             )
-        content = (directory / "catalog.jsonl").read_bytes()
+        content = (directory / CATALOG_FILE).read_bytes()
         if hashlib.sha256(content).hexdigest() != header["file_sha256"]:
             raise ValueError(
                 f"{directory / 'catalog.jsonl'} does not match the hash in catalog.json: it was cut short, edited, or "
                 "comes from another catalog. Save the catalog again."
             )
-        records = [json.loads(line) for line in content.decode("utf-8", "surrogatepass").split("\n")[:-1]]
-        has_titles = any(record.get(TITLE) is not None for record in records)
-        titles = [record.get(ORIGINAL_TITLE, record.get(TITLE)) for record in records] if has_titles else None
-        catalog = cls(
-            [record[ITEM_ID] for record in records], titles, [record.get("attributes", {}) for record in records]
-        )
+        lines = content.decode("utf-8", "surrogatepass").rstrip("\n")
+        with _garbage_collection_paused():
+            records = json.loads(f"[{lines.replace(chr(10), ',')}]")  # no line holds a line break: JSON escapes it
+            titles: list[str | None] = [record.get(TITLE) for record in records]
+            originals = [record.get(ORIGINAL_TITLE, title) for record, title in zip(records, titles, strict=True)]
+            has_titles = any(title is not None for title in titles)
+            catalog = cls(
+                [record[ITEM_ID] for record in records],
+                originals if has_titles else None,
+                [record.get("attributes", {}) for record in records],
+                titles=titles if has_titles else None,
+            )
         if catalog.sha256 != header["sha256"]:
             raise ValueError(
-                f"The ids and titles in {directory} do not match the hash in catalog.json; they were cleaned by "
-                "another version. Save the catalog again."
+                f"The ids and titles in {directory} do not match the hash in catalog.json: it was edited, or comes "
+                "from another catalog. Save the catalog again."
             )
+        catalog.stands_in(directory)
         return catalog
 
     @cached_property
@@ -331,8 +378,33 @@ class Catalog:
         return exact, folded
 
 
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Millions of new dictionaries, none of them garbage, would be walked over again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _marks(directory: Path) -> list[tuple[int, int]]:
+    """Size and time of change of the two files of a catalog; nothing where they are not there."""
+    try:
+        stats = [(directory / name).stat() for name in (CATALOG_FILE, HEADER_FILE)]
+    except OSError:
+        return []
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _as_json(value: str | int) -> str:
+    return encode_basestring_ascii(value) if isinstance(value, str) else str(value)
+
+
 def _check_id(value: Any, row: int) -> str | int:
-    if hasattr(value, "item") and not isinstance(value, str):  # a numpy scalar
+    if type(value) not in (str, int) and hasattr(value, "item"):  # a numpy scalar
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise ValueError(
@@ -343,6 +415,8 @@ def _check_id(value: Any, row: int) -> str | int:
 
 
 def _check_title(value: Any, item_id: str | int) -> str | None:
+    if type(value) is str:
+        return value
     if is_missing(value):
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -350,6 +424,14 @@ def _check_title(value: Any, item_id: str | int) -> str | None:
     if not isinstance(value, str):
         raise ValueError(f"`title` of item {item_id!r} must be text, got {value!r} ({type(value).__name__}).")
     return str(value)
+
+
+def _attributes(record: dict[str, Any], item_id: str | int) -> dict[str, Any]:
+    return {
+        str(key): value if type(value) in (str, int) else _to_json(value, item_id, key)
+        for key, value in record.items()
+        if key != ITEM_ID and key != TITLE
+    }
 
 
 def _to_json(value: Any, item_id: str | int, key: Any) -> Any:

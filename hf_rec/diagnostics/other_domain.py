@@ -35,7 +35,7 @@ def moved_to(recommender: "Recommender", catalog: "Catalog") -> "Recommender":
         )
     settings = ("form", "max_length", "max_history", "max_item_tokens", "separator", "instruction")
     prompt = Prompt(recommender.tokenizer, catalog, **{name: getattr(recommender.prompt, name) for name in settings})
-    trie = ItemTrie.build(prompt.encode_items()).csr()
+    trie = ItemTrie.from_flat(*prompt.item_paths).csr()
     return LanguageModelRecommender(
         recommender.model, recommender.tokenizer, catalog, prompt, trie, recommender.tau, recommender.scoring
     )

@@ -189,7 +189,7 @@ def _resolve_items(
     )
     if changed := {name: count for name, count in prompt.report().items() if name in _CHANGES and count}:
         logger.warning(f"Titles that the prompt had to change: {changed} (see `Prompt.report`).")
-    return catalog, prompt, ItemTrie.build(prompt.encode_items()) if trie is None else trie
+    return catalog, prompt, ItemTrie.from_flat(*prompt.item_paths) if trie is None else trie
 
 
 def _warn_of_unused_settings(prompt: Prompt, args: LanguageConfig) -> None:

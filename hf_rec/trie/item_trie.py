@@ -65,7 +65,28 @@ class ItemTrie:
         Returns:
             [`ItemTrie`]: One leaf for each distinct path.
         """
-        flat, offsets, rows = _flatten(token_paths, item_rows)
+        lengths = np.fromiter(map(len, token_paths), dtype=np.int64, count=len(token_paths))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        try:
+            tokens = np.fromiter(chain.from_iterable(token_paths), dtype=np.int64, count=offsets[-1])
+        except OverflowError:
+            at = next(i for i, path in enumerate(token_paths) if not all(0 <= token <= MAX_TOKEN for token in path))
+            row = at if item_rows is None else item_rows[at]
+            token = next(token for token in token_paths[at] if not 0 <= token <= MAX_TOKEN)
+            raise _bad_token(row, token) from None
+        return cls.from_flat(tokens, offsets, item_rows)
+
+    @classmethod
+    def from_flat(cls, tokens: np.ndarray, offsets: np.ndarray, item_rows: Sequence[int] | None = None) -> "ItemTrie":
+        """
+        Build the trie from paths that stand end to end, as [`~hf_rec.Prompt.item_paths`] gives them.
+
+        Args:
+            tokens (`np.ndarray` of shape `(T,)`): Token ids, path after path.
+            offsets (`np.ndarray` of shape `(R + 1,)`): Where each path begins in `tokens`, and the end of the last.
+            item_rows (`list[int]`, *optional*): As in [`~ItemTrie.build`].
+        """
+        flat, offsets, rows = _checked(tokens, offsets, item_rows)
         ptr, tokens, end_node = _build_levels(flat, offsets)
         _check_no_prefix(ptr, end_node, rows)
         _, first_leaf, _ = leaf_spans(ptr)
@@ -189,36 +210,35 @@ def _key(path: Sequence[int]) -> bytes:
     return tokens.astype(TOKEN_BYTES).tobytes() if ((tokens >= 0) & (tokens <= MAX_TOKEN)).all() else b""
 
 
-def _flatten(paths, item_rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Checked tokens of all paths in one array, offsets of the paths in it, and the item row of each path."""
-    if len(paths) == 0:
+def _checked(
+    tokens: np.ndarray, offsets: np.ndarray, item_rows: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens of all paths, offsets of the paths in them, and the item row of each path, all `int64`."""
+    flat, offsets, num_paths = np.asarray(tokens, np.int64), np.asarray(offsets, np.int64), len(offsets) - 1
+    if num_paths == 0:
         raise ValueError("`token_paths` is empty. A trie needs at least one item.")
-    rows = np.arange(len(paths)) if item_rows is None else np.asarray(item_rows, dtype=np.int64)
-    if rows.shape != (len(paths),):
-        raise ValueError(f"`item_rows` must hold one row per path, got {len(rows)} for {len(paths)} paths.")
+    rows = np.arange(num_paths) if item_rows is None else np.asarray(item_rows, dtype=np.int64)
+    if rows.shape != (num_paths,):
+        raise ValueError(f"`item_rows` must hold one row per path, got {len(rows)} for {num_paths} paths.")
     distinct, counts = np.unique(rows, return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"`item_rows` holds row {distinct[counts > 1][0]} twice. An item has one path.")
     if distinct[0] < 0 or distinct[-1] > MAX_TOKEN:
         raise ValueError(f"`item_rows` must be between 0 and {MAX_TOKEN}, got {distinct[0]} .. {distinct[-1]}.")
-    lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
+    lengths = np.diff(offsets)
     if not lengths.all():
         raise ValueError(
             f"`token_paths` of item row {rows[lengths.argmin()]} is empty. End it with a separator token."
         )
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    try:
-        flat = np.fromiter(chain.from_iterable(paths), dtype=np.int64, count=offsets[-1])
-        bad = np.flatnonzero((flat < 0) | (flat > MAX_TOKEN))
-        at = int(np.searchsorted(offsets, bad[0], side="right")) - 1 if len(bad) else None
-    except OverflowError:
-        at = next(i for i, path in enumerate(paths) if not all(0 <= token <= MAX_TOKEN for token in path))
-    if at is not None:
-        raise ValueError(
-            f"`token_paths` of item row {rows[at]} must hold token ids between 0 and {MAX_TOKEN}, got "
-            f"{next(token for token in paths[at] if not 0 <= token <= MAX_TOKEN)}."
-        )
+    bad = np.flatnonzero((flat < 0) | (flat > MAX_TOKEN))
+    if len(bad):
+        row = rows[int(np.searchsorted(offsets, bad[0], side="right")) - 1]
+        raise _bad_token(row, flat[bad[0]])
     return flat, offsets, rows
+
+
+def _bad_token(row: int, token: int) -> ValueError:
+    return ValueError(f"`token_paths` of item row {row} must hold token ids between 0 and {MAX_TOKEN}, got {token}.")
 
 
 def _build_levels(flat: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -169,3 +169,32 @@ class TestFiles:
         (tmp_path / "catalog.json").write_text("{")
         with pytest.raises(ValueError, match="not JSON"):
             Catalog.load(tmp_path)
+
+    def test_the_next_save_copies_files_that_stand_unchanged_and_only_those(self, tmp_path, monkeypatch):
+        self.catalog().save(tmp_path / "prepared")
+        loaded = Catalog.load(tmp_path / "prepared")
+        with monkeypatch.context() as patched:
+            patched.setattr(Catalog, "_record", None)  # nothing is written item by item
+            loaded.save(tmp_path / "checkpoint")
+        assert Catalog.load(tmp_path / "checkpoint").sha256 == loaded.sha256
+        (tmp_path / "prepared" / "catalog.jsonl").write_bytes(b"edited")
+        loaded.save(tmp_path / "checkpoint")
+        assert Catalog.load(tmp_path / "checkpoint").attributes == loaded.attributes
+        loaded.stands_in(tmp_path / "checkpoint")
+        with monkeypatch.context() as patched:
+            patched.setattr(Catalog, "_record", None)
+            loaded.save(tmp_path / "next")
+        assert (tmp_path / "next" / "catalog.jsonl").read_bytes() == (
+            tmp_path / "checkpoint" / "catalog.jsonl"
+        ).read_bytes()
+
+    def test_titles_are_loaded_as_they_were_saved_and_an_edited_header_is_told(self, tmp_path, monkeypatch):
+        catalog = self.catalog()
+        catalog.save(tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr("hf_rec.data.catalog.clean_title", None)  # titles are cleaned once, not at each load
+            assert Catalog.load(tmp_path).titles == catalog.titles
+        header = json.loads((tmp_path / "catalog.json").read_text())
+        (tmp_path / "catalog.json").write_text(json.dumps(header | {"sha256": "0"}))
+        with pytest.raises(ValueError, match="do not match the hash in catalog.json"):
+            Catalog.load(tmp_path)

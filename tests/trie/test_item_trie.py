@@ -147,3 +147,12 @@ class TestFiles:
         ItemTrie.build([[1, 9]]).save(folder)
         loaded.verify()
         assert len(ItemTrie.load(folder)) == 1
+
+
+def test_paths_end_to_end_give_the_trie_of_their_lists():
+    paths = [[*path, 9] for path in random_paths(3)]
+    offsets = np.cumsum([0, *map(len, paths)])
+    flat = np.array([token for path in paths for token in path], dtype=np.int32)
+    assert ItemTrie.from_flat(flat, offsets).sha256 == ItemTrie.build(paths).sha256
+    with pytest.raises(ValueError, match="`token_paths` of item row 1 is empty"):
+        ItemTrie.from_flat(flat[:2], np.array([0, 2, 2]))

@@ -1,5 +1,5 @@
 """
-The only place where an item or a history becomes tokens.
+Prompts of a language model that writes the next item's path.
 
 A prompt is put together from pieces that are tokenised one by one: its fixed text once, each item once. So an item is
 the same token path in history, label and trie, and a prompt is the same in training and in inference.
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ import numpy as np
 
 from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS
 from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.checks import check_rows, probe_hash
 from hf_rec.data.prompts.item_paths import encode_paths, resolve_separator
+from hf_rec.data.prompts.stored_paths import load_paths, save_paths
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.files import replacing
 
@@ -36,14 +39,16 @@ INSTRUCTION = (
     "The input lists the items a user has chosen, oldest first, one on each line. Write the item chosen next."
 )
 HISTORY_PLACEHOLDER = "[[the history of the user]]"
-# Tokenizers that encode these alike encode items alike: words, case, digits, spaces, marks, accents, scripts, emoji.
-PROBES = (
-    "The quick brown fox, jumps over 12,345.67 lazy dogs!",
-    "  two spaces\tand a tab\nand a line",
-    "Amélie (2001) naïve Ångström ŒUVRE",
-    "七人の侍 Солярис Ελλάδα مرحبا שלום",
-    '🎬👩‍👩‍👧 #1 & "it\'s" <b>[x]</b> {y}',
-)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a prompt takes over from its file: the fixed text, and the items' paths where they are of its catalog."""
+
+    frame: tuple[list[int], list[int]]
+    tokens: np.ndarray | None
+    offsets: np.ndarray | None
+    report: dict[str, float]
 
 
 class Prompt:
@@ -93,7 +98,7 @@ class Prompt:
         max_item_tokens: int = 128,
         separator: str = "\n",
         instruction: str | None = None,
-        _frame: tuple[list[int], list[int]] | None = None,
+        _saved: "_Saved | None" = None,
     ):
         if form not in FORMS:
             raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}.")
@@ -107,13 +112,18 @@ class Prompt:
         self.max_length, self.max_history, self.max_item_tokens = max_length, max_history, max_item_tokens
         encoder = PlainTextEncoder(tokenizer)
         self.separator_ids = resolve_separator(tokenizer, encoder, separator)
-        paths, self._report = encode_paths(catalog, encoder, self.separator_ids, max_item_tokens)
-        self._lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
-        self._offsets = np.concatenate([[0], np.cumsum(self._lengths)])
-        self._flat = np.fromiter(chain.from_iterable(paths), dtype=np.int32, count=self._offsets[-1])
-        head, tail = _frame if _frame is not None else self._encode_frame(tokenizer, encoder)
+        self._catalog_sha256 = catalog.sha256
+        if _saved is not None and _saved.tokens is not None:
+            self._flat, self._offsets, self._report = _saved.tokens, _saved.offsets, _saved.report
+        else:
+            paths, self._report = encode_paths(catalog, encoder, self.separator_ids, max_item_tokens)
+            lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
+            self._offsets = np.concatenate([[0], np.cumsum(lengths)])
+            self._flat = np.fromiter(chain.from_iterable(paths), dtype=np.int32, count=self._offsets[-1])
+        self._lengths = np.diff(self._offsets)
+        head, tail = _saved.frame if _saved is not None else self._encode_frame(tokenizer, encoder)
         self._head, self._tail = np.asarray(head, dtype=np.int32), np.asarray(tail, dtype=np.int32)
-        self._probes = _probe_hash(tokenizer, encoder)
+        self._probes = probe_hash(tokenizer, encoder)
         self._room = max_length - len(head) - len(tail) - int(self._lengths.max())  # tokens for the history
         if self._room < self._lengths.max():
             raise ValueError(
@@ -142,7 +152,15 @@ class Prompt:
 
     def encode_item(self, row: int) -> list[int]:
         """Token path of one item, separator included."""
-        return self._path(self._check_rows([row])[0]).tolist()
+        return self._path(check_rows(len(self), [row])[0]).tolist()
+
+    @property
+    def item_paths(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Token paths of all items as arrays, for [`ItemTrie.from_flat`]: `tokens` (`int32`), path after path in row
+        order, and `offsets` (`int64`, one more than items), where each begins.
+        """
+        return self._flat, self._offsets
 
     def encode_items(self) -> list[list[int]]:
         """Token paths of all items in row order: what [`ItemTrie.build`] takes."""
@@ -186,7 +204,7 @@ class Prompt:
         """
         if supervise not in ("last", "all"):
             raise ValueError(f'`supervise` must be "last" or "all", got {supervise!r}.')
-        kept, answer = self._keep(history), self._path(self._check_rows([target])[0])
+        kept, answer = self._keep(history), self._path(check_rows(len(self), [target])[0])
         input_ids = np.concatenate([self._prompt(kept), answer])
         labels = np.full_like(input_ids, IGNORE_INDEX)
         labels[-len(answer) :] = answer
@@ -199,36 +217,51 @@ class Prompt:
         return {INPUT_IDS: input_ids.tolist(), LABELS: labels.tolist()}
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write `prompt.json`: the settings, the tokens of the fixed text, and hashes."""
+        """
+        Write `item_paths.safetensors` (the tokens of all items) and `prompt.json`: the settings, the tokens of the
+        fixed text, and hashes.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"format": FORMAT, "sha256": self.sha256, **self._state()}, indent=2) + "\n"
+        paths = {
+            "catalog": self._catalog_sha256,
+            "sha256": save_paths(directory, self._flat, self._offsets),
+            "report": self._report,
+        }
+        content = {"format": FORMAT, "sha256": self.sha256, "item_paths": paths, **self._state()}
         with replacing(directory / PROMPT_FILE) as partial:
-            partial.write_text(content, encoding="utf-8")
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | os.PathLike, tokenizer: "PreTrainedTokenizerBase", catalog: Catalog) -> "Prompt":
         """
         Read what [`~Prompt.save`] wrote. The fixed text is that of the saved prompt, token for token, also where a
-        chat template has changed since or holds the date. A tokenizer that encodes in another way is a `ValueError`.
+        chat template has changed since or holds the date. The items' tokens are those of the file, unless `catalog` is
+        another one than the prompt was made for: then its items are tokenised. A tokenizer that encodes in another way
+        is a `ValueError`.
         """
         path = Path(directory) / PROMPT_FILE
         try:
             saved = json.loads(path.read_bytes())
-            expected, frame = saved.pop("sha256"), (saved["head"], saved["tail"])
-            settings, probes, found = saved["settings"], saved["probes"], saved.pop("format")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            found = saved.pop("format")
+            if found != FORMAT:
+                raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT}.")
+            expected, paths = saved.pop("sha256"), saved.pop("item_paths")
+            settings, probes, frame = saved["settings"], saved["probes"], (saved["head"], saved["tail"])
+            paths_catalog, paths_sha256, report = paths["catalog"], paths["sha256"], paths["report"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a saved prompt ({error!r}). Save it again with `Prompt.save`.") from error
-        if found != FORMAT:
-            raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT}.")
         if hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest() != expected:
             raise ValueError(f"{path} does not match its own hash: it was edited. Save it again.")
-        if _probe_hash(tokenizer, PlainTextEncoder(tokenizer)) != probes:
+        if probe_hash(tokenizer, PlainTextEncoder(tokenizer)) != probes:
             raise ValueError(
                 f"`tokenizer` encodes text in another way than the one that {path} was saved with. Load the tokenizer "
                 "from the same folder as the prompt, or make a new prompt and trie and train again."
             )
-        prompt = cls(tokenizer, catalog, **settings, _frame=frame)
+        tokens, offsets = None, None
+        if paths_catalog == catalog.sha256:
+            tokens, offsets = load_paths(path.parent, paths_sha256, len(catalog))
+        prompt = cls(tokenizer, catalog, **settings, _saved=_Saved(frame, tokens, offsets, report))
         if prompt.sha256 != expected:
             raise ValueError(
                 f"`tokenizer` gives the separator {prompt.separator_ids} instead of {saved['separator_ids']}, as in "
@@ -246,7 +279,9 @@ class Prompt:
             "probes": self._probes,
         }
 
-    def _encode_frame(self, tokenizer, encoder: PlainTextEncoder) -> tuple[list[int], list[int]]:
+    def _encode_frame(
+        self, tokenizer: "PreTrainedTokenizerBase", encoder: PlainTextEncoder
+    ) -> tuple[list[int], list[int]]:
         """Tokens before and after the history."""
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         if self.form == "plain":
@@ -270,7 +305,7 @@ class Prompt:
 
     def _keep(self, history: Sequence[int]) -> np.ndarray:
         """Rows of the newest items that fit."""
-        rows = self._check_rows(history)
+        rows = check_rows(len(self), history)
         if self.max_history is not None:
             rows = rows[-self.max_history :]
         newest_first = np.cumsum(self._lengths[rows[::-1]])
@@ -282,18 +317,3 @@ class Prompt:
 
     def _path(self, row: int) -> np.ndarray:
         return self._flat[self._offsets[row] : self._offsets[row + 1]]
-
-    def _check_rows(self, rows: Sequence[int]) -> np.ndarray:
-        rows = np.asarray(rows, dtype=np.int64)
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise ValueError(
-                f"Items are catalog rows between 0 and {len(self) - 1}, got {rows.tolist()}. Turn raw ids into rows "
-                "with `Catalog.rows`."
-            )
-        return rows
-
-
-def _probe_hash(tokenizer, encoder: PlainTextEncoder) -> str:
-    """Hash of how a tokenizer encodes text, which does not depend on its name, its files or added tokens."""
-    encoded = [[encoder(text), tokenizer(text, add_special_tokens=False)["input_ids"]] for text in PROBES]
-    return hashlib.sha256(json.dumps([encoded, tokenizer.bos_token_id]).encode()).hexdigest()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hf_rec.columns import ATTENTION_MASK, INPUT_IDS, PADDING_ITEM, SLOT_ITEMS
 from hf_rec.data.catalog import Catalog, clean_title
-from hf_rec.data.prompts.next_item import PROBES
+from hf_rec.data.prompts.checks import check_rows, probe_hash
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.files import replacing
 
@@ -108,8 +108,7 @@ class RetrievalPrompt:
         self._days = encoder.encode_batch([f"-{day:02}" for day in range(1, 32)])
         self._encode_catalog(encoder, catalog, max_item_tokens, item_attributes)
         self._check_room()
-        probes = [[encoder(text), tokenizer(text, add_special_tokens=False)["input_ids"]] for text in PROBES]
-        state = [self.settings, probes, tokenizer.bos_token_id]
+        state = [self.settings, probe_hash(tokenizer, encoder)]
         self.sha256 = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -143,7 +142,7 @@ class RetrievalPrompt:
             `dict[str, list[int]]`: `input_ids`, whose last token is the query, and `slot_items`, equal in length: the
             item row at each slot, -1 elsewhere.
         """
-        rows = self._check_rows(history)[-self.max_history :]
+        rows = check_rows(len(self), history)[-self.max_history :]
         dates = self._dates(timestamps, len(history))[-self.max_history :]
         kept = self._kept(rows, dates)
         input_ids, slots = [], []
@@ -168,7 +167,7 @@ class RetrievalPrompt:
             `dict[str, torch.LongTensor]`: `input_ids`, `attention_mask` and `slot_items`, each of the shape
             `(len(rows), T)`, right-padded; the last real token of a row is the query.
         """
-        rows = self._check_rows(rows)
+        rows = check_rows(len(self), rows)
         lengths = self.item_lengths[rows]
         columns = np.arange(lengths.max(initial=1))
         real = columns < lengths[:, None]
@@ -291,15 +290,6 @@ class RetrievalPrompt:
     def _text(self, row: int) -> np.ndarray:
         start = self._text_starts[row]
         return self._texts[start : start + self.item_lengths[row] - 2]
-
-    def _check_rows(self, rows: Sequence[int]) -> np.ndarray:
-        rows = np.asarray(rows, dtype=np.int64)
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise ValueError(
-                f"Items are catalog rows between 0 and {len(self) - 1}, got {rows.tolist()}. Turn raw ids into rows "
-                "with `Catalog.rows`."
-            )
-        return rows
 
 
 def pad_prompts(prompts: Sequence[dict[str, Sequence[int]]]) -> dict[str, Tensor]:

@@ -136,7 +136,7 @@ class TestEveryFamilyAndForm:
 
     def test_saved_prompt_encodes_alike(self, prompt, tokenizer, nasty_catalog, tmp_path):
         prompt.save(tmp_path)
-        assert [path.name for path in tmp_path.iterdir()] == ["prompt.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["item_paths.safetensors", "prompt.json"]
         loaded = Prompt.load(tmp_path, tokenizer, nasty_catalog)
         assert loaded.sha256 == prompt.sha256
         assert loaded.encode_items() == prompt.encode_items()
@@ -406,3 +406,31 @@ class TestLoading:
             (folder / "prompt.json").write_text(broken)
             with pytest.raises(ValueError, match=f"prompt.json {message}"):
                 Prompt.load(folder, byte_level, small_catalog)
+
+    def test_loading_tokenises_no_item(self, folder, byte_level, small_catalog, monkeypatch):
+        made = Prompt(byte_level, small_catalog, form="alpaca")
+        with monkeypatch.context() as patched:
+            patched.setattr("hf_rec.data.prompts.next_item.encode_paths", None)
+            loaded = Prompt.load(folder, byte_level, small_catalog)
+        assert loaded.encode_items() == made.encode_items()
+        assert loaded.report() == made.report()
+        assert isinstance(loaded.item_paths[0], np.memmap)
+        assert pickle.loads(pickle.dumps(loaded)).encode_example([1, 2], 3) == made.encode_example([1, 2], 3)
+
+    def test_items_of_another_catalog_are_tokenised(self, folder, byte_level, small_catalog):
+        other = small_catalog.subset([2, 0])
+        loaded = Prompt.load(folder, byte_level, other)
+        assert loaded.encode_items() == Prompt(byte_level, other, form="alpaca").encode_items()
+
+    def test_damaged_paths_are_refused_by_name(self, folder, byte_level, small_catalog):
+        path = folder / "item_paths.safetensors"
+        content = path.read_bytes()
+        for damaged in (b"", content[:-1], content[:-1] + bytes([content[-1] ^ 1])):
+            path.write_bytes(damaged)
+            with pytest.raises(
+                ValueError, match="item_paths.safetensors is truncated, corrupted or of another prompt"
+            ):
+                Prompt.load(folder, byte_level, small_catalog)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match="holds no item_paths.safetensors"):
+            Prompt.load(folder, byte_level, small_catalog)

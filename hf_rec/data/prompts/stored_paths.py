@@ -1,0 +1,73 @@
+"""
+The token paths of a catalog's items as a file, so that a prompt is loaded without tokenising anything.
+
+Paths stand end to end in one array, which is mapped into memory; nothing is copied, and processes share the pages.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save as save_safetensors
+
+from hf_rec.files import file_sha256, replacing
+
+
+PATHS_FILE = "item_paths.safetensors"
+DTYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+
+
+def save_paths(directory: Path, tokens: np.ndarray, offsets: np.ndarray) -> str:
+    """
+    Write `item_paths.safetensors`.
+
+    Args:
+        directory (`Path`): Where to.
+        tokens (`np.ndarray` of `int32`, shape `(T,)`): All paths, end to end.
+        offsets (`np.ndarray` of `int64`, shape `(N + 1,)`): Where each path begins, and the end of the last.
+
+    Returns:
+        `str`: SHA-256 of the file.
+    """
+    content = save_safetensors({"tokens": np.ascontiguousarray(tokens), "offsets": np.ascontiguousarray(offsets)})
+    with replacing(directory / PATHS_FILE) as partial:
+        partial.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_paths(directory: Path, sha256: str, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Map what [`save_paths`] wrote into memory.
+
+    Args:
+        directory (`Path`): Where it stands.
+        sha256 (`str`): The hash that the file must have.
+        num_items (`int`): The number of paths that it must hold.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: `tokens` and `offsets`, read-only.
+    """
+    path = directory / PATHS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no {PATHS_FILE}. Copy the folder again.")
+    if file_sha256(path) != sha256:
+        raise ValueError(
+            f"{path} is truncated, corrupted or of another prompt: its sha256 is not the one that prompt.json says. "
+            "Copy the folder again."
+        )
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    arrays = []
+    for name in ("tokens", "offsets"):
+        start, stop = header[name]["data_offsets"]
+        dtype = DTYPES[header[name]["dtype"]]
+        shape = ((stop - start) // dtype.itemsize,)
+        arrays.append(np.memmap(path, dtype, mode="r", offset=8 + size + start, shape=shape))
+    tokens, offsets = arrays
+    if len(offsets) != num_items + 1 or offsets[-1] != len(tokens):
+        raise ValueError(
+            f"{path} holds {len(offsets) - 1} paths, the catalog {num_items} items. Copy the folder again."
+        )
+    return tokens, offsets
