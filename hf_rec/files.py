@@ -71,3 +71,47 @@ def _move_content(source: Path, folder: Path, last: str = "") -> None:
             _move_content(path, folder / path.name)
         else:
             os.replace(path, folder / path.name)
+
+
+class StandingFiles:
+    """
+    Where the files of an object stand already, so that saving it again copies them. A folder in which one of them has
+    been changed or deleted since is not used.
+
+    Args:
+        names (`str`): The files. The last one is copied last.
+    """
+
+    def __init__(self, *names: str):
+        self.names = names
+        self._folder: Path | None = None
+        self._marks: list[tuple[int, int]] = []
+
+    def __reduce__(self) -> tuple[type["StandingFiles"], tuple[str, ...]]:
+        return StandingFiles, self.names  # a copy in another process, or a hash of its owner, knows of no place
+
+    def remember(self, folder: str | os.PathLike) -> None:
+        """`folder` holds the files as the object is now. A place that is known and still good is kept."""
+        if not self._are_unchanged():
+            self._folder = Path(folder).absolute()
+            self._marks = self._marks_in(self._folder)
+
+    def copy_to(self, folder: str | os.PathLike) -> bool:
+        """Copy the files into `folder`; `False` where they stand nowhere as they were."""
+        if self._folder is None or not self._are_unchanged():
+            return False
+        for name in self.names:
+            with replacing(Path(folder) / name) as partial:
+                shutil.copyfile(self._folder / name, partial)
+        return True
+
+    def _are_unchanged(self) -> bool:
+        return self._folder is not None and bool(self._marks) and self._marks == self._marks_in(self._folder)
+
+    def _marks_in(self, folder: Path) -> list[tuple[int, int]]:
+        """Size and time of change of each file; none where one is missing."""
+        try:
+            stats = [(folder / name).stat() for name in self.names]
+        except OSError:
+            return []
+        return [(stat.st_size, stat.st_mtime_ns) for stat in stats]

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import pickle
 
 import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_rec.data.prepare import write_prepared
-from hf_rec.files import replacing, replacing_folder
+from hf_rec.files import StandingFiles, replacing, replacing_folder
 from hf_rec.hub import load_recommender, save_control
 from hf_rec.recommenders.controls import PopularityRecommender
 
@@ -73,3 +74,23 @@ def test_what_fails_leaves_nothing_behind(tmp_path):
                 partial.write_text("half")
             raise OSError("disk full")
     assert not list(tmp_path.iterdir())
+
+
+def test_files_that_stand_unchanged_are_copied_and_others_are_not(tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for folder in (first, second, third):
+        folder.mkdir()
+    standing = StandingFiles("a", "b")
+    assert not standing.copy_to(second)
+    for name in ("a", "b"):
+        (first / name).write_text(name)
+    standing.remember(first)
+    assert standing.copy_to(second)
+    assert [(second / name).read_text() for name in ("a", "b")] == ["a", "b"]
+    assert not pickle.loads(pickle.dumps(standing)).copy_to(third), "a copy of the object knows of no place"
+    (first / "b").write_text("edited")
+    assert not standing.copy_to(third)
+    standing.remember(second)
+    assert standing.copy_to(third) and (third / "b").read_text() == "b"
+    (second / "a").unlink()
+    assert not standing.copy_to(first)

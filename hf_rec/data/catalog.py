@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.columns import ITEM_ID, TITLE
-from hf_rec.files import replacing
+from hf_rec.files import StandingFiles, replacing
 
 
 if TYPE_CHECKING:
@@ -93,6 +92,7 @@ class Catalog:
             nothing is left of it. The whole list is `None` where no item has a title.
         original_titles (`list[str | None]` or `None`): The titles as published.
         attributes (`list[dict]`): Whatever else the records held, as JSON values.
+        standing ([`~hf_rec.files.StandingFiles`]): Where its files stand, for the next [`~Catalog.save`] to copy.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Catalog:
         if original_titles is not None and titles is None:
             self.titles = [None if title is None else clean_title(title) for title in original_titles]
         self.attributes = attributes
-        self._standing: tuple[Path, list[tuple[int, int]]] | None = None  # a folder with its files, and their marks
+        self.standing = StandingFiles(CATALOG_FILE, HEADER_FILE)
         self._rows: dict[str | int, int] = dict(zip(ids, range(len(ids)), strict=True))
         if len(self._rows) < len(ids):
             repeated = next(row for row, item_id in enumerate(ids) if self._rows[item_id] != row)
@@ -282,10 +282,7 @@ class Catalog:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if self._standing is not None and self._standing[1] == _marks(self._standing[0]):
-            for name in (CATALOG_FILE, HEADER_FILE):
-                with replacing(directory / name) as partial:
-                    shutil.copyfile(self._standing[0] / name, partial)
+        if self.standing.copy_to(directory):
             return
         encode = json.JSONEncoder(ensure_ascii=False).encode
         digest = hashlib.sha256()
@@ -304,12 +301,6 @@ class Catalog:
         }
         with replacing(directory / HEADER_FILE) as partial:
             partial.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-
-    def stands_in(self, directory: str | os.PathLike) -> None:
-        """Remember that `directory` holds the files of this catalog, for [`~Catalog.save`] to copy them."""
-        marks = _marks(Path(directory))
-        if marks and (self._standing is None or self._standing[1] != _marks(self._standing[0])):
-            self._standing = Path(directory).absolute(), marks
 
     def _record(self, row: int) -> dict[str, Any]:
         """An item as a line of the file holds it."""
@@ -361,7 +352,7 @@ class Catalog:
                 f"The ids and titles in {directory} do not match the hash in catalog.json: it was edited, or comes "
                 "from another catalog. Save the catalog again."
             )
-        catalog.stands_in(directory)
+        catalog.standing.remember(directory)
         return catalog
 
     @cached_property
@@ -388,15 +379,6 @@ def _garbage_collection_paused() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _marks(directory: Path) -> list[tuple[int, int]]:
-    """Size and time of change of the two files of a catalog; nothing where they are not there."""
-    try:
-        stats = [(directory / name).stat() for name in (CATALOG_FILE, HEADER_FILE)]
-    except OSError:
-        return []
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _as_json(value: str | int) -> str:

@@ -122,6 +122,9 @@ def save_recommender(
         }
         (partial / CARD_FILE).write_text(model_card(folder, index, catalog), encoding="utf-8")
         (partial / RECOMMENDER_FILE).write_text(index_text(index), encoding="utf-8")
+    for part in (catalog, prompt, trie):
+        if part is not None:
+            part.standing.remember(folder)  # the next checkpoint copies the files
     if model is not None:
         _remove_unlisted_weights(folder, index)
 

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from hf_rec.files import replacing
+from hf_rec.files import StandingFiles, replacing
 from hf_rec.trie.csr import TrieCSR, leaf_spans
 
 
@@ -47,7 +47,8 @@ class ItemTrie:
     def __init__(self, arrays: dict[str, np.ndarray], marisa: marisa_trie.BinaryTrie):
         self._arrays = arrays
         self._marisa = marisa
-        self._csr = None
+        self._csr: TrieCSR | None = None
+        self.standing = StandingFiles(MARISA_FILE, ARRAYS_FILE, INDEX_FILE)  # for the next `save` to copy
         self.sha256 = _content_hash(arrays)
 
     @classmethod
@@ -146,6 +147,8 @@ class ItemTrie:
         """Write `trie.marisa`, `trie.safetensors` and then `trie.json`, with their hashes; each file appears whole."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        if self.standing.copy_to(directory):
+            return
         contents = {MARISA_FILE: self._marisa.tobytes(), ARRAYS_FILE: save_safetensors(self._arrays)}
         index = {
             "format": FORMAT,
@@ -185,6 +188,7 @@ class ItemTrie:
             raise _damaged(directory / INDEX_FILE, f"its counts or content hash are not those of {ARRAYS_FILE}")
         if not len(trie._marisa) == len(arrays["key_leaf"]) == len(trie):
             raise _damaged(directory / MARISA_FILE, f"it holds {len(trie._marisa)} paths, {ARRAYS_FILE} {len(trie)}")
+        trie.standing.remember(directory)
         return trie
 
 

@@ -180,7 +180,7 @@ class TestFiles:
         (tmp_path / "prepared" / "catalog.jsonl").write_bytes(b"edited")
         loaded.save(tmp_path / "checkpoint")
         assert Catalog.load(tmp_path / "checkpoint").attributes == loaded.attributes
-        loaded.stands_in(tmp_path / "checkpoint")
+        loaded.standing.remember(tmp_path / "checkpoint")
         with monkeypatch.context() as patched:
             patched.setattr(Catalog, "_record", None)
             loaded.save(tmp_path / "next")

@@ -20,9 +20,9 @@ from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.checks import check_rows, probe_hash
 from hf_rec.data.prompts.item_paths import encode_paths, resolve_separator
-from hf_rec.data.prompts.stored_paths import load_paths, save_paths
+from hf_rec.data.prompts.stored_paths import PATHS_FILE, load_paths, save_paths
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
-from hf_rec.files import replacing
+from hf_rec.files import StandingFiles, replacing
 
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Prompt:
     Attributes:
         separator_ids (`list[int]`): Tokens that end every item.
         sha256 (`str`): Hash of all settings and of how the tokenizer encodes, but not of the catalog.
+        standing ([`~hf_rec.files.StandingFiles`]): Where its files stand, for the next [`~Prompt.save`] to copy.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Prompt:
                 f"of history and the answer (up to {self._lengths.max()} each). Raise it to "
                 f"{max_length - self._room + self._lengths.max()} or lower `max_item_tokens`."
             )
+        self.standing = StandingFiles(PATHS_FILE, PROMPT_FILE)
         self.sha256 = hashlib.sha256(json.dumps(self._state(), sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -223,6 +225,8 @@ class Prompt:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        if self.standing.copy_to(directory):
+            return
         paths = {
             "catalog": self._catalog_sha256,
             "sha256": save_paths(directory, self._flat, self._offsets),
@@ -267,6 +271,8 @@ class Prompt:
                 f"`tokenizer` gives the separator {prompt.separator_ids} instead of {saved['separator_ids']}, as in "
                 f"{path}. Load the tokenizer from the same folder as the prompt."
             )
+        if tokens is not None:
+            prompt.standing.remember(path.parent)
         return prompt
 
     def _state(self) -> dict:

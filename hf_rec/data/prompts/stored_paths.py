@@ -64,7 +64,8 @@ def load_paths(directory: Path, sha256: str, num_items: int) -> tuple[np.ndarray
         start, stop = header[name]["data_offsets"]
         dtype = DTYPES[header[name]["dtype"]]
         shape = ((stop - start) // dtype.itemsize,)
-        arrays.append(np.memmap(path, dtype, mode="r", offset=8 + size + start, shape=shape))
+        # As plain arrays they pickle, and hash, like those of a prompt that was just made.
+        arrays.append(np.asarray(np.memmap(path, dtype, mode="r", offset=8 + size + start, shape=shape)))
     tokens, offsets = arrays
     if len(offsets) != num_items + 1 or offsets[-1] != len(tokens):
         raise ValueError(
