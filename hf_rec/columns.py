@@ -32,6 +32,7 @@ ATTENTION_MASK = "attention_mask"
 LABELS = "labels"
 POSITION_IDS = "position_ids"
 SEGMENTS = "segments"  # of packed rows: which of them each token is of
+LABEL_PLACES = "label_places"  # of a batch of item ids: where its labels stand in the flattened `labels`
 SLOT_ITEMS = "slot_items"  # of a prompt with slots for item vectors: the item of each slot
 TEACHER_VECTOR = "teacher_vector"  # of a row: the user as a sequence model sees it
 SEEN = "seen"  # of a batch to rank: whole histories, also what the model is not shown

@@ -60,7 +60,7 @@ def train_teacher(args: TeacherArguments, training_args: LLMSRecConfig, catalog,
     config = SequentialConfig(
         folder,
         loss_type=args.sequence_loss_type,
-        negatives="per_position" if sampled else "shared",
+        share_negatives=not sampled,
         negative_pool=args.sequence_negative_pool if sampled else "all",
         num_train_epochs=args.sequence_epochs,
         per_device_train_batch_size=batch_size,

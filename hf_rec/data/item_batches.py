@@ -7,24 +7,41 @@ over rows. Padding is on the left and as short as the batch allows.
 Shapes: B rows of a batch · S longest history of the batch. Padding is -1 in items and -100 in labels.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hf_rec.columns import HISTORY, IGNORE_INDEX, INPUT_IDS, LABELS, PADDING_ITEM, SEEN, SUPERVISE_FROM, TARGET
+from hf_rec.columns import (
+    HISTORY,
+    IGNORE_INDEX,
+    INPUT_IDS,
+    LABEL_PLACES,
+    LABELS,
+    PADDING_ITEM,
+    SEEN,
+    SUPERVISE_FROM,
+    TARGET,
+)
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LABEL_LAYOUTS = ("sequences", "prefixes", "masked")
+LabelLayout = Literal["sequences", "prefixes", "masked"]
+Layout = LabelLayout | Literal["ranking"]
 
 
 class ItemRows:
     """
     The events of split rows: history, then target.
+
+    Two rows, 7 after 5 6 and 9 after 8, with all but the first events as labels:
+
+        events        5 6 7 8 9
+        starts, ends  0 3, 3 5
+        label_starts  1, 4
 
     Args:
         histories (`list[np.ndarray]` or `tuple[np.ndarray, np.ndarray]`): Catalog rows, one array a row; or all of
@@ -52,12 +69,9 @@ class ItemRows:
         self.events = np.empty(len(is_target), dtype=np.int64)
         self.events[is_target] = targets
         self.events[~is_target] = values
-        first = (
-            np.ones(len(lengths), dtype=np.int64) if supervise_from is None else np.asarray(supervise_from, np.int64)
-        )
-        self.label_starts = self.starts + first.clip(
-            min=1
-        )  # the first event of a row has nothing to be predicted from
+        # The first event of a row has nothing to be predicted from
+        first = 1 if supervise_from is None else np.asarray(supervise_from, np.int64).clip(min=1)
+        self.label_starts = self.starts + first
         if num_items is not None:
             self._check_items(num_items)
 
@@ -67,8 +81,7 @@ class ItemRows:
         missing = [name for name in (HISTORY, TARGET) if name not in dataset.column_names]
         if missing:
             raise ValueError(
-                f"The dataset lacks the column{'s' * (len(missing) > 1)} "
-                f"{', '.join(f'`{name}`' for name in missing)}; it has "
+                f"The dataset lacks {', '.join(f'`{name}`' for name in missing)}; it has "
                 f"{', '.join(dataset.column_names)}. Make splits with `hf-rec prepare`."
             )
         names = [HISTORY, TARGET] + [SUPERVISE_FROM] * (SUPERVISE_FROM in dataset.column_names)
@@ -98,8 +111,7 @@ class ItemRows:
             row = int(np.searchsorted(self.ends, wrong[0], side="right"))
             raise ValueError(
                 f"Row {row} of the dataset has the item {self.events[wrong[0]]}, but the model knows the items "
-                f"0..{num_items - 1}. "
-                "Were the splits made with another catalog?"
+                f"0..{num_items - 1}. Were the splits made with another catalog?"
             )
 
 
@@ -111,8 +123,7 @@ class TrainingBatches:
         rows ([`ItemRows`]): The split.
         max_length (`int`): Events that the model reads.
         layout (`str`): What a sample is. `"sequences"`: a row, each of whose events is predicted from those before it.
-            `"prefixes"`:
-            a label, predicted from all before it. `"masked"`: a row with its target, to be masked later.
+            `"prefixes"`: a label, predicted from all before it. `"masked"`: a row with its target, to be masked later.
         last_only (`bool`, *optional*, defaults to `False`): Only the target of a row is a label.
         shortest_prefix (`int`, *optional*, defaults to `1`): Fewest events before the label of a prefix; where a row
             has no prefix of that length, its longest is the sample.
@@ -126,8 +137,8 @@ class TrainingBatches:
     def __init__(
         self, rows: ItemRows, max_length: int, layout: str, last_only: bool = False, shortest_prefix: int = 1
     ):
-        if layout not in LABEL_LAYOUTS:
-            raise ValueError(f"`layout` must be one of {', '.join(LABEL_LAYOUTS)}, got {layout!r}.")
+        if layout not in get_args(LabelLayout):
+            raise ValueError(f"`layout` must be one of {', '.join(get_args(LabelLayout))}, got {layout!r}.")
         self.events = rows.events
         self.max_length = max_length
         self.layout = layout
@@ -160,7 +171,15 @@ class TrainingBatches:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices) -> dict[str, np.ndarray]:
-        """`input_ids` `[B, S]` and `labels`: `[B, S]`, or `[B, 1]` for prefixes."""
+        """
+        `input_ids` `[B, S]` and `labels`: `[B, S]`, or `[B, 1]` for prefixes.
+
+        The rows 5 6 7 and 8 9 as `"sequences"` are read from these places of the events 5 6 7 8 9, and labelled one
+        further on:
+
+            place   0 1    input_ids   5 6    labels   6 7
+                    2 3               -1 8          -100 9
+        """
         indices = np.asarray(indices, dtype=np.int64)
         starts, ends, label_starts = self.starts[indices], self.ends[indices], self.label_starts[indices]
         shift = 0 if self.layout == "masked" else 1
@@ -236,7 +255,10 @@ class ItemCollator:
         return TrainingBatches(rows, self.max_length, self.layout, self.last_only, self.shortest_prefix)
 
     def __call__(self, features: dict[str, np.ndarray] | list[dict]) -> dict[str, Tensor]:
+        """`features` as tensors, with `label_places` `[P]`, so that a training step need not look for its labels."""
         if not isinstance(features, dict):
             batches = self.batches(ItemRows.from_rows(features, self.num_items))
             features = batches.__getitems__(np.arange(len(batches)))
+        if LABELS in features:
+            features = features | {LABEL_PLACES: np.flatnonzero(features[LABELS] != IGNORE_INDEX)}
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in features.items()}

@@ -6,12 +6,14 @@ Shapes: B users · K negatives of a user · M negatives shared by all users · d
 mean over users, in nats or without unit; sums run in float32.
 """
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-MATCH_FORMS = ("mse", "infonce")
+MatchForm = Literal["mse", "infonce"]
 
 
 def retrieval_loss(user: Tensor, positive: Tensor, negative: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -36,7 +38,7 @@ def retrieval_loss(user: Tensor, positive: Tensor, negative: Tensor, keep: Tenso
     return (torch.cat([own, others], dim=1).logsumexp(dim=1) - own.squeeze(1)).mean()
 
 
-def match_loss(user: Tensor, teacher: Tensor, form: str = "mse", temperature: float = 0.07) -> Tensor:
+def match_loss(user: Tensor, teacher: Tensor, form: MatchForm = "mse", temperature: float = 0.07) -> Tensor:
     """
     How far the user vectors are from those of the teacher, in direction.
 
@@ -51,8 +53,8 @@ def match_loss(user: Tensor, teacher: Tensor, form: str = "mse", temperature: fl
     Returns:
         `torch.Tensor`: Scalar.
     """
-    if form not in MATCH_FORMS:
-        raise ValueError(f"`form` must be one of {MATCH_FORMS}, got {form!r}.")
+    if form not in get_args(MatchForm):
+        raise ValueError(f"`form` must be one of {', '.join(get_args(MatchForm))}, got {form!r}.")
     user, teacher = F.normalize(user.float(), dim=1), F.normalize(teacher.float(), dim=1)
     if form == "mse":
         return F.mse_loss(user, teacher)

@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_rec.columns import PADDING_ITEM
+from hf_rec.models.sequence import ragged
 
 
 class SequenceModelConfig(PreTrainedConfig):
@@ -103,7 +104,7 @@ class SequencePreTrainedModel(PreTrainedModel):
     def read_positions(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Boolean mask `(B, S)` of the newest `max_length` events, once every event is known to be in the table."""
         real = input_ids != PADDING_ITEM if attention_mask is None else attention_mask.bool()
-        if input_ids.device.type == "cpu":  # an accelerator asserts by itself, and reading back would stall it
+        if ragged.reads_are_free(input_ids):  # an accelerator asserts by itself
             self.check_items(input_ids[real])
         if real.shape[1] > self.config.max_length:
             real = real & (real.flip(1).cumsum(1).flip(1) <= self.config.max_length)
@@ -115,9 +116,8 @@ class SequencePreTrainedModel(PreTrainedModel):
         if items.numel() and (items.min() < 0 or items.max() >= limit):
             wrong = items[(items < 0) | (items >= limit)][0].item()
             raise ValueError(
-                f"`input_ids` has the item {wrong}, but this model knows the items "
-                f"0..{self.config.num_items - 1} (padding is "
-                f"{PADDING_ITEM}). Was it trained with another catalog?"
+                f"`input_ids` has the item {wrong}, but this model knows the items 0..{self.config.num_items - 1} "
+                f"(padding is {PADDING_ITEM}). Was it trained with another catalog?"
             )
 
     def padded_rows(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -127,6 +127,11 @@ class SequencePreTrainedModel(PreTrainedModel):
         order = real.to(torch.int8).argsort(dim=1, stable=True)  # events to the right, in their order
         rows = (input_ids + 1).masked_fill(~real, 0).gather(1, order)[:, -length:]
         return nn.functional.pad(rows, (length - rows.shape[1], 0))
+
+    @staticmethod
+    def clear_empty(vectors: Tensor, rows: Tensor) -> Tensor:
+        """`vectors` `(B, d)` with zeros for the users whose table rows `(B, S)` are padding alone."""
+        return vectors.where((rows > 0).any(dim=1, keepdim=True), 0)
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
         """Output vectors of all items, shape `(N, d)`, or of the given ones, shape `(*items, d)`."""

@@ -84,10 +84,12 @@ class CaserModel(SequencePreTrainedModel):
         Returns:
             [`SequenceModelOutput`]: With `user_vector` alone.
         """
-        states = self.item_embedding(self.padded_rows(input_ids, attention_mask))[:, None]  # (B, 1, L, d)
+        rows = self.padded_rows(input_ids, attention_mask)
+        states = self.item_embedding(rows)[:, None]  # (B, 1, L, d)
         features = [self.vertical(states).flatten(1)]
         features += [F.relu(convolution(states)).amax(dim=(2, 3)) for convolution in self.horizontal]
-        return SequenceModelOutput(user_vector=F.relu(self.dense(self.dropout(torch.cat(features, dim=1)))))
+        users = F.relu(self.dense(self.dropout(torch.cat(features, dim=1))))
+        return SequenceModelOutput(user_vector=self.clear_empty(users, rows))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -105,14 +105,14 @@ class FMLPRecModel(SequencePreTrainedModel):
                 `input_ids` is not -1.
 
         Returns:
-            [`SequenceModelOutput`]: With `user_vector` alone. A row of padding alone has the vector that the positions
-            give it.
+            [`SequenceModelOutput`]: With `user_vector` alone.
         """
-        states = self.item_embedding(self.padded_rows(input_ids, attention_mask)) + self.position_embedding.weight
+        rows = self.padded_rows(input_ids, attention_mask)
+        states = self.item_embedding(rows) + self.position_embedding.weight
         states = self.embedding_dropout(self.embedding_norm(states))
         for number, block in enumerate(self.blocks, start=1):
             states = block(states, last_only=number == len(self.blocks))
-        return SequenceModelOutput(user_vector=states[:, -1])
+        return SequenceModelOutput(user_vector=self.clear_empty(states[:, -1], rows))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -32,10 +32,11 @@ class RaggedBatch:
         self.shape = mask.shape
         self.lengths = mask.sum(dim=1)
         order = self.lengths.argsort(stable=True)
-        row, column = mask[order].nonzero(as_tuple=True)
+        row, column = mask[order].nonzero(as_tuple=True)  # the one place that waits for an accelerator
         self._sorted_lengths = self.lengths[order]
         self._ends = self._sorted_lengths.cumsum(dim=0)
         self._order = order
+        self._rank = row  # of the row of each real position, by length
         self.rows = order[row]
         self.cells = self.rows * mask.shape[1] + column
         self.age = self._ends[row] - 1 - torch.arange(len(row), device=mask.device)
@@ -48,8 +49,11 @@ class RaggedBatch:
     def last(self, flat: Tensor) -> Tensor:
         """Values at the newest event of each row, shape `(B, ...)`; zero for a row without events."""
         values = flat.new_zeros((self.shape[0], *flat.shape[1:]))
-        filled = self._sorted_lengths > 0
-        return values.index_copy_(0, self._order[filled], flat[self._ends[filled] - 1])
+        if not len(flat):
+            return values
+        filled = (self._sorted_lengths > 0).view(-1, *[1] * (flat.dim() - 1))
+        newest = flat.index_select(0, (self._ends - 1).clamp(min=0)).where(filled, 0)
+        return values.index_copy_(0, self._order, newest)
 
     def packed_order(self) -> tuple[Tensor, Tensor]:
         """
@@ -61,11 +65,12 @@ class RaggedBatch:
             second, ... event, on the CPU as torch wants it.
         """
         step = self.lengths[self.rows] - 1 - self.age
-        rank = torch.empty_like(self._order)
-        rank[self._order.flip(0)] = torch.arange(len(rank), device=rank.device)
-        sizes = torch.bincount(step)
+        longest_first = self.shape[0] - 1 - self._rank
+        # Rows that have a first, second, ... event; the last steps of a batch that is padded throughout have none
+        sizes = (self.lengths > torch.arange(self.shape[1], device=step.device)[:, None]).sum(dim=1)
         starts = sizes.cumsum(dim=0) - sizes
-        return starts[step] + rank[self.rows], sizes.cpu()
+        sizes = sizes.cpu()
+        return starts[step] + longest_first, sizes[sizes > 0]
 
     def attention(self, causal: bool, padded_length: int | None = None) -> "RaggedAttention":
         """
@@ -77,20 +82,23 @@ class RaggedBatch:
                 attention sees too, as in the published SASRec. All of them have the score 0 and the value 0, so one
                 column stands for them.
         """
-        if self.cells.device.type == "cpu":
+        if reads_are_free(self.cells):
             bounds = _group_bounds(self._sorted_lengths.tolist())
-        else:  # reading lengths back stalls an accelerator, where padding is cheap: all rows form one group
+        else:  # and padding is cheap: all rows form one group
             bounds = [(0, self.shape[0], self.shape[1])]
-        groups, index, inside, start = [], [], [], 0
+        groups, index, row_starts, start = [], [], [], 0
+        if bounds:  # rows without events stand first
+            row_starts.append(torch.zeros(bounds[0][0], dtype=torch.int64, device=self.cells.device))
         for first, last, longest in bounds:
             lengths, ends = self._sorted_lengths[first:last, None], self._ends[first:last, None]
             steps = torch.arange(longest, device=self.cells.device)
             index.append((ends - lengths + steps.minimum(lengths - 1)).clamp(min=0).flatten())
-            real = steps < lengths
-            inside.append(real.flatten().nonzero().squeeze(1) + start)
-            start += real.numel()
-            groups.append((last - first, longest, _attention_mask(real, lengths, causal, padded_length)))
-        return RaggedAttention(groups, torch.cat(index), torch.cat(inside), padded_length is not None)
+            row_starts.append(start + longest * torch.arange(last - first, device=self.cells.device))
+            start += longest * (last - first)
+            groups.append((last - first, longest, _attention_mask(steps < lengths, lengths, causal, padded_length)))
+        # Place of a position: where its row starts among the padded groups, plus the events before it
+        inside = (torch.cat(row_starts) + self._sorted_lengths)[self._rank] - 1 - self.age
+        return RaggedAttention(groups, torch.cat(index), inside, padded_length is not None)
 
 
 class RaggedAttention:
@@ -129,6 +137,11 @@ class RaggedAttention:
             states = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
             attended.append(states.transpose(1, 2).flatten(0, 1))
         return torch.cat(attended).index_select(0, self._inside)
+
+
+def reads_are_free(tensor: Tensor) -> bool:
+    """Whether the host can look at values: reading from an accelerator waits for all that it still has to do."""
+    return tensor.device.type == "cpu"
 
 
 def _attention_mask(real: Tensor, lengths: Tensor, causal: bool, padded_length: int | None) -> Tensor:

@@ -151,9 +151,8 @@ class SASRecModel(SequencePreTrainedModel):
             for bias in (module.query.bias, module.value_bias, module.output.bias):
                 init.zeros_(bias)
         elif isinstance(module, SASRecBlock):
-            bound = 1 / math.sqrt(
-                self.config.hidden_size
-            )  # default of the convolutions of width 1 that these layers are
+            # Default of the convolutions of width 1 that these layers are
+            bound = 1 / math.sqrt(self.config.hidden_size)
             for linear in (module.inner, module.outer):
                 init.uniform_(linear.weight, -bound, bound)
                 init.uniform_(linear.bias, -bound, bound)

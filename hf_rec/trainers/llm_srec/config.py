@@ -1,17 +1,13 @@
 """Arguments of `LLMSRecTrainer`."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from hf_rec.evaluation.protocol import Seen
+from hf_rec.losses.distillation import MatchForm
 from hf_rec.trainers.base_config import RecommenderConfig
 
 
-CHOICES = {
-    "negatives": ("random", "in_batch"),
-    "match_form": ("mse", "infonce"),
-    "uniformity_of": ("teacher", "items"),
-    "supervise": ("last", "all"),
-    "seen": ("mask", "keep"),
-}
 DEFAULT_NEGATIVES = {"random": 3, "in_batch": 16}
 
 
@@ -26,8 +22,8 @@ class LLMSRecConfig(RecommenderConfig):
         retrieval_weight, match_weight, uniformity_weight (`float`, *optional*, default to `1.0`):
             Weights of the three terms of the loss; a term of weight 0 is not computed.
         negatives (`str`, *optional*, defaults to `"random"`):
-            `"random"`: each user is set against items of its own, outside its history, as published. `"in_batch"`:
-            against the targets of all other users of the micro-batch and random items that all of them share.
+            `"random"`: for each user items of its own, outside its history, as published. `"in_batch"`: the targets of
+            all other users of the micro-batch, and random items that all of them share.
         num_negatives (`int`, *optional*):
             Random negatives of each user, or shared by a micro-batch. Default: 3, or 16 shared ones. They are drawn
             evenly from the items that the teacher has seen.
@@ -55,8 +51,8 @@ class LLMSRecConfig(RecommenderConfig):
             An epoch of fewer steps is evaluated at each.
         lr_decay (`float`, *optional*, defaults to `1.0`):
             Factor of the learning rate at each evaluation; 0.95 as published.
-        seen (`str`, *optional*, defaults to `"mask"`):
-            `"mask"`: validation does not rank the items of a history. `"keep"`: it does; for data with repeats.
+        seen (`str`, *optional*, defaults to `"keep"`):
+            `"keep"`: validation ranks all items, also those of the history. `"mask"`: it leaves these out.
         early_stopping_patience (`int`, *optional*):
             Evaluations without a better `metric_for_best_model` after which training ends (5 as published). Default:
             never.
@@ -78,15 +74,17 @@ class LLMSRecConfig(RecommenderConfig):
     retrieval_weight: float = field(default=1.0, metadata={"help": "Weight of the retrieval term."})
     match_weight: float = field(default=1.0, metadata={"help": "Weight of the match with the teacher."})
     uniformity_weight: float = field(default=1.0, metadata={"help": "Weight of the uniformity term."})
-    negatives: str = field(default="random", metadata={"help": "'random' for each user, or 'in_batch' and shared."})
+    negatives: Literal["random", "in_batch"] = field(
+        default="random", metadata={"help": "Random items for each user, or other targets and shared random items."}
+    )
     num_negatives: int | None = field(default=None, metadata={"help": "Random negatives; default 3, or 16 shared."})
-    match_form: str = field(default="mse", metadata={"help": "'mse' or 'infonce'."})
+    match_form: MatchForm = field(default="mse", metadata={"help": "Form of the match with the teacher."})
     match_temperature: float = field(default=0.07, metadata={"help": "Temperature of 'infonce'."})
-    uniformity_of: str = field(
-        default="teacher", metadata={"help": "Spread the 'teacher''s vectors or the 'items'' too."}
+    uniformity_of: Literal["teacher", "items"] = field(
+        default="teacher", metadata={"help": "Whose vectors are spread beside those of the users."}
     )
     cold_item_rate: float = field(default=0.0, metadata={"help": "Share of items whose slots are emptied in a step."})
-    supervise: str = field(default="last", metadata={"help": "'last': a sample a row; 'all': one an event."})
+    supervise: Literal["last", "all"] = field(default="last", metadata={"help": "One sample a row, or one an event."})
     max_length: int = field(default=1024, metadata={"help": "Tokens of a prompt."})
     max_history: int = field(default=10, metadata={"help": "Most items of a history."})
     max_item_tokens: int = field(default=64, metadata={"help": "Most tokens of an item's text."})
@@ -96,7 +94,7 @@ class LLMSRecConfig(RecommenderConfig):
     head_size: int = field(default=2048, metadata={"help": "Inner width of the heads."})
     evaluations_per_epoch: int | None = field(default=None, metadata={"help": "Evaluations an epoch."})
     lr_decay: float = field(default=1.0, metadata={"help": "Factor of the learning rate at each evaluation."})
-    seen: str = field(default="mask", metadata={"help": "Validation: 'mask' or 'keep' items of the history."})
+    seen: Seen = field(default="keep", metadata={"help": "Validation: rank items of the history, or leave them out."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise the data set."})
     model_init_kwargs: dict | str | None = field(
@@ -105,14 +103,11 @@ class LLMSRecConfig(RecommenderConfig):
 
     _VALID_DICT_FIELDS = RecommenderConfig._VALID_DICT_FIELDS + ["model_init_kwargs"]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.evaluations_per_epoch is not None:
             self.eval_strategy, self.eval_steps = "steps", 1  # the trainer, which knows the epoch, sets the number
             self.save_steps = 1 if self.save_strategy == "steps" else self.save_steps
         super().__post_init__()
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         for name in ("retrieval_weight", "match_weight", "uniformity_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")

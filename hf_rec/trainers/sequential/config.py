@@ -1,23 +1,15 @@
 """Arguments of `SequentialTrainer`."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from hf_rec.evaluation.protocol import Seen
 from hf_rec.trainers.base_config import RecommenderConfig
-from hf_rec.trainers.sequential.sampling import NEGATIVE_POOLS
+from hf_rec.trainers.sequential.sampling import NegativePool
 
 
-FULL_LOSSES = ("ce", "ce_tight")
-SAMPLED_LOSSES = ("sce", "ssm", "bce", "bpr", "nce", "neg")
-CHOICES = {
-    "loss_type": FULL_LOSSES + SAMPLED_LOSSES,
-    "negatives": ("shared", "per_position"),
-    "negative_pool": NEGATIVE_POOLS,
-    "supervise": ("all", "last"),
-    "samples": ("auto", "sequences", "prefixes"),
-    "weight_decay_form": ("l2", "decoupled"),
-    "item_optimizer": ("dense", "lazy"),
-    "seen": ("mask", "keep"),
-}
+LossType = Literal["ce", "ce_tight", "sce", "ssm", "bce", "bpr", "nce", "neg"]
+FULL_LOSSES = ("ce", "ce_tight")  # over all items; the others sample negatives
 
 
 @dataclass
@@ -37,19 +29,19 @@ class SequentialConfig(RecommenderConfig):
         num_negatives (`int`, *optional*):
             Negatives K of the sampled losses, at most the number of items. Default: 1 for `"bce"` and `"bpr"`, else
             500.
-        eta (`float`, *optional*, defaults to `5.0`):
-            Reach of `"ce_tight"`.
+        reach (`float`, *optional*, defaults to `5.0`):
+            How far below the target, in shares of its score, an item counts for `"ce_tight"` (the paper's eta).
         nce_c (`float`, *optional*, defaults to `10.0`):
             Log of the partition function of `"nce"`.
-        negatives (`str`, *optional*, defaults to `"shared"`):
-            `"shared"`: a set for many positions of a step, scored by one matrix product. `"per_position"`: a set for
-            each, as published. In both, a negative that is the target of its position is left out.
+        share_negatives (`bool`, *optional*, defaults to `True`):
+            Use one set of negatives for many positions of a step, scored by one matrix product. `False`: a set for
+            each position, as published. In both, a negative that is the target of its position is left out.
         num_negative_sets (`int`, *optional*, defaults to `1`):
-            Sets of `"shared"` negatives a step, among which its positions are dealt at random. More sets cost no more
+            Sets of shared negatives a step, among which its positions are dealt at random. More sets cost no more
             scores, but reach more items a step: the gradient of the item table is less noisy.
         negative_pool (`str`, *optional*, defaults to `"all"`):
-            Where negatives per position come from: `"all"` items, all but the target (`"non_target"`), or all but
-            those of the row (`"unseen"`).
+            Where negatives that are not shared come from: `"all"` items, all but the target (`"non_target"`), or all
+            but those of the row (`"unseen"`).
         popularity_power (`float`, *optional*, defaults to `0.0`):
             Draw negatives in proportion to the training count to this power; 0 draws evenly. From the pool `"all"`
             only.
@@ -73,8 +65,8 @@ class SequentialConfig(RecommenderConfig):
             named by `optim` (AdamW unless told otherwise), no decay on biases and norms.
         item_optimizer (`str`, *optional*, defaults to `"dense"`):
             `"lazy"`: Adam that touches only the item rows of a step. With sampled, shared negatives in one process.
-        seen (`str`, *optional*, defaults to `"mask"`):
-            `"mask"`: validation does not rank the items of a history. `"keep"`: it does; for data with repeats.
+        seen (`str`, *optional*, defaults to `"keep"`):
+            `"keep"`: validation ranks all items, also those of the history. `"mask"`: it leaves these out.
         early_stopping_patience (`int`, *optional*):
             Evaluations without a better `metric_for_best_model` after which training ends. Default: never.
     """
@@ -90,61 +82,67 @@ class SequentialConfig(RecommenderConfig):
     metric_for_best_model: str | None = field(default="ndcg@10", metadata={"help": "Metric that selects the model."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every weight is used."})
 
-    loss_type: str = field(default="ce", metadata={"help": f"One of {', '.join(CHOICES['loss_type'])}."})
+    loss_type: LossType = field(default="ce", metadata={"help": "Loss of a labelled position."})
     alpha: float | None = field(default=None, metadata={"help": "Weight of a negative of sce; default N / K."})
     num_negatives: int | None = field(
         default=None, metadata={"help": "Negatives K; default 1 for bce, bpr, else 500."}
     )
-    eta: float = field(default=5.0, metadata={"help": "Reach of ce_tight."})
+    reach: float = field(default=5.0, metadata={"help": "How far below the target ce_tight looks."})
     nce_c: float = field(default=10.0, metadata={"help": "Log of the partition function of nce."})
-    negatives: str = field(default="shared", metadata={"help": "'shared' by a step, or 'per_position'."})
+    share_negatives: bool = field(default=True, metadata={"help": "Negatives for many positions, or for each."})
     num_negative_sets: int = field(default=1, metadata={"help": "Sets of shared negatives a step."})
-    negative_pool: str = field(default="all", metadata={"help": "'all', 'non_target' or 'unseen'; per position."})
+    negative_pool: NegativePool = field(
+        default="all", metadata={"help": "What a position draws from; 'all' where negatives are shared."}
+    )
     popularity_power: float = field(default=0.0, metadata={"help": "Draw negatives by count to this power."})
     log_q_correction: bool = field(default=False, metadata={"help": "Correct scores for how often they are drawn."})
-    supervise: str = field(default="all", metadata={"help": "'all' events are labels, or the 'last' one of a row."})
-    samples: str = field(default="auto", metadata={"help": "'sequences', 'prefixes', or 'auto' by model."})
+    supervise: Literal["all", "last"] = field(
+        default="all", metadata={"help": "All events are labels, or the last one of a row."}
+    )
+    samples: Literal["auto", "sequences", "prefixes"] = field(
+        default="auto", metadata={"help": "What a sample is; 'auto' goes by the model."}
+    )
     shortest_prefix: int = field(default=1, metadata={"help": "Fewest events before the label of a prefix."})
     mask_ratio: float = field(default=0.2, metadata={"help": "Share of events BERT4Rec fills in."})
     last_mask_ratio: float = field(default=0.0, metadata={"help": "Share of rows with the newest event alone masked."})
-    weight_decay_form: str = field(default="l2", metadata={"help": "'l2' (Adam) or 'decoupled' (as `optim` says)."})
-    item_optimizer: str = field(default="dense", metadata={"help": "'lazy' touches only the item rows of a step."})
-    seen: str = field(default="mask", metadata={"help": "Validation: 'mask' or 'keep' items of the history."})
+    weight_decay_form: Literal["l2", "decoupled"] = field(
+        default="l2", metadata={"help": "In the gradient (Adam), or as `optim` says."}
+    )
+    item_optimizer: Literal["dense", "lazy"] = field(
+        default="dense", metadata={"help": "'lazy' touches only the item rows of a step."}
+    )
+    seen: Seen = field(default="keep", metadata={"help": "Validation: rank items of the history, or leave them out."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(
                 f"`alpha` must be greater than 0, got {self.alpha}. Leave it out for items over negatives."
             )
-        if self.num_negatives is not None and self.num_negatives < 1:
-            raise ValueError(f"`num_negatives` must be at least 1, got {self.num_negatives}.")
-        if self.num_negative_sets < 1 or (self.num_negative_sets > 1 and self.negatives != "shared"):
-            raise ValueError(
-                f"`num_negative_sets` must be at least 1, and 1 unless `negatives='shared'`, got "
-                f"{self.num_negative_sets}."
-            )
-        if self.shortest_prefix < 1:
-            raise ValueError(f"`shortest_prefix` must be at least 1, got {self.shortest_prefix}.")
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ValueError(f"`early_stopping_patience` must be at least 1, got {self.early_stopping_patience}.")
-        if not self.eta >= 0:
-            raise ValueError(f"`eta` must be at least 0, got {self.eta}.")
+        for name in ("num_negatives", "num_negative_sets", "shortest_prefix", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}. Leave it out for the default.")
+        if not self.reach >= 0:
+            raise ValueError(f"`reach` must be at least 0, got {self.reach}.")
         for name in ("mask_ratio", "last_mask_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be between 0 and 1, got {getattr(self, name)}.")
         self._check_negatives()
+        if self.item_optimizer == "lazy":
+            self._check_lazy_optimizer()
 
     def _check_negatives(self) -> None:
-        if self.negatives == "shared" and self.negative_pool != "all":
+        if self.num_negative_sets > 1 and not self.share_negatives:
             raise ValueError(
-                f"`negative_pool` must be 'all' with `negatives='shared'`, got {self.negative_pool!r}: what one "
-                "row has seen, another "
-                "has not. Set `negatives='per_position'`."
+                f"`num_negative_sets` must be 1 with `share_negatives=False`, got {self.num_negative_sets}: each "
+                "position has a set of its own."
+            )
+        if self.share_negatives and self.negative_pool != "all":
+            raise ValueError(
+                f"`negative_pool` must be 'all' with `share_negatives=True`, got {self.negative_pool!r}: what one row "
+                "has seen, another has not. Set `share_negatives=False`."
             )
         if self.popularity_power and self.negative_pool != "all":
             raise ValueError(f"`popularity_power` needs `negative_pool='all'`, got {self.negative_pool!r}.")
@@ -152,19 +150,19 @@ class SequentialConfig(RecommenderConfig):
             raise ValueError(
                 "`log_q_correction` corrects nothing while `popularity_power` is 0: negatives are drawn evenly."
             )
-        if self.item_optimizer == "lazy":
-            if self.loss_type in FULL_LOSSES or self.negatives != "shared":
-                raise ValueError(
-                    f"`item_optimizer='lazy'` needs a sampled loss ({', '.join(SAMPLED_LOSSES)}) with "
-                    "`negatives='shared'`: "
-                    f"`{self.loss_type}` with {self.negatives} negatives touches too many rows of the item "
-                    "table a step."
-                )
-            if self.weight_decay_form != "decoupled" and self.weight_decay:
-                raise ValueError(
-                    "`item_optimizer='lazy'` decays rows when they are touched, apart from their gradient: set "
-                    "`weight_decay_form='decoupled'`, or `weight_decay` to 0."
-                )
+
+    def _check_lazy_optimizer(self) -> None:
+        if self.loss_type in FULL_LOSSES or not self.share_negatives:
+            raise ValueError(
+                "`item_optimizer='lazy'` needs a loss that samples negatives, and `share_negatives=True`, got "
+                f"`loss_type={self.loss_type!r}` and `share_negatives={self.share_negatives}`: a step would touch too "
+                "many rows of the item table."
+            )
+        if self.weight_decay_form != "decoupled" and self.weight_decay:
+            raise ValueError(
+                "`item_optimizer='lazy'` decays rows when they are touched, apart from their gradient: set "
+                "`weight_decay_form='decoupled'`, or `weight_decay` to 0."
+            )
 
     @property
     def effective_num_negatives(self) -> int:

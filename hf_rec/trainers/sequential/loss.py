@@ -31,8 +31,10 @@ class ItemLoss:
         self.args = args
         self.num_items = num_items
         self.num_negatives = args.effective_num_negatives
-        self.needs_seen = args.negative_pool == "unseen" and args.loss_type not in FULL_LOSSES
-        if args.loss_type in FULL_LOSSES:
+        full = args.loss_type in FULL_LOSSES
+        self.needs_seen = args.negative_pool == "unseen" and not full
+        self.needs_positions = not full and (not args.share_negatives or args.num_negative_sets > 1)
+        if full:
             return
         if self.num_negatives > num_items:
             raise ValueError(
@@ -63,7 +65,7 @@ class ItemLoss:
         model: SequencePreTrainedModel,
         vectors: Tensor,
         targets: Tensor,
-        positions: Tensor,
+        positions: Tensor | None,
         step: int,
         seen: Tensor | None = None,
     ) -> Tensor:
@@ -72,20 +74,22 @@ class ItemLoss:
             model ([`~hf_rec.models.sequence.base.SequencePreTrainedModel`]): Gives item vectors and biases.
             vectors (`torch.Tensor` of shape `(P, d)`): The user at each labelled position.
             targets (`torch.Tensor` of shape `(P,)`): The item to be predicted there.
-            positions (`torch.Tensor` of shape `(P,)`): From [`~hf_rec.trainers.seeded_draws.position_keys`].
+            positions (`torch.Tensor` of shape `(P,)`, *optional*): From
+                [`~hf_rec.trainers.seeded_draws.position_keys`], where `needs_positions`.
             step (`int`): Optimizer steps taken.
-            seen (`torch.Tensor` of shape `(P, S)`, *optional*): Items of the row of each position, padded with -1.
+            seen (`torch.Tensor` of shape `(P, S)`, *optional*): Items of the row of each position, padded with -1,
+                where `needs_seen`.
 
         Returns:
             `torch.Tensor`: Sum over positions, float32.
         """
         if self.args.loss_type in FULL_LOSSES:
-            eta = self.args.eta if self.args.loss_type == "ce_tight" else None
+            eta = self.args.reach if self.args.loss_type == "ce_tight" else None
             return item_softmax.chunked_cross_entropy(vectors, model.item_vectors(), targets, model.item_bias(), eta)
         positive = (vectors * model.item_vectors(targets)).sum(dim=1)
         if (bias := model.item_bias(targets)) is not None:
             positive = positive + bias
-        if self.args.negatives == "shared":
+        if self.args.share_negatives:
             return self._shared(model, vectors, positive, targets, positions, step)
         items = self.sampler.by_position(step, positions, targets, seen)
         negative = _scores_by_position(model, vectors, items)
@@ -93,7 +97,15 @@ class ItemLoss:
             negative = negative - self.sampler.log_relative_frequency(items)
         return self._sum(positive, negative, targets, items)
 
-    def _shared(self, model, vectors, positive, targets, positions, step) -> Tensor:
+    def _shared(
+        self,
+        model: SequencePreTrainedModel,
+        vectors: Tensor,
+        positive: Tensor,
+        targets: Tensor,
+        positions: Tensor | None,
+        step: int,
+    ) -> Tensor:
         """Positions are dealt among the sets of negatives; each set is one matrix product."""
         num_sets = self.args.num_negative_sets
         items = self.sampler.shared(step, vectors.device, num_sets)
@@ -102,7 +114,7 @@ class ItemLoss:
             chosen = self.sampler.set_of(step, positions, num_sets)
             order = chosen.argsort()
             vectors, positive, targets = vectors[order], positive[order], targets[order]
-            counts = chosen.bincount(minlength=num_sets).tolist()
+            counts = (chosen[:, None] == torch.arange(num_sets, device=chosen.device)).sum(dim=0).tolist()
         offset = self._offset(model, items)
         parts = (
             vectors.split(counts),
@@ -114,22 +126,26 @@ class ItemLoss:
         total = self._one_softmax if self.alpha is not None else self._one_set
         return sum(total(*part) for part in zip(*parts, offset, strict=True))
 
-    def _one_softmax(self, vectors, positive, targets, items, item_vectors, offset) -> Tensor:
+    def _one_softmax(
+        self, vectors: Tensor, positive: Tensor, targets: Tensor, items: Tensor, item_vectors: Tensor, offset: Tensor
+    ) -> Tensor:
         """`sce` and `ssm`, without a `(P, K)` matrix."""
         return item_softmax.chunked_scaled_cross_entropy(
             vectors, item_vectors, positive, (targets, items), offset, self.alpha
         )
 
-    def _one_set(self, vectors, positive, targets, items, item_vectors, offset) -> Tensor:
+    def _one_set(
+        self, vectors: Tensor, positive: Tensor, targets: Tensor, items: Tensor, item_vectors: Tensor, offset: Tensor
+    ) -> Tensor:
         return self._sum(positive, vectors @ item_vectors.t() + offset, targets, items)
 
-    def _offset(self, model, items: Tensor) -> Tensor:
+    def _offset(self, model: SequencePreTrainedModel, items: Tensor) -> Tensor:
         """What is added to the scores of negatives, apart from the dot product."""
         bias = model.item_bias(items)
         offset = torch.zeros(items.shape, device=items.device) if bias is None else bias
         return offset - self.sampler.log_relative_frequency(items) if self.args.log_q_correction else offset
 
-    def _sum(self, positive, negative, targets, items) -> Tensor:
+    def _sum(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
         return self.loss(positive, negative.masked_fill(items == targets[:, None], -torch.inf)).sum()
 
 

@@ -4,6 +4,8 @@ Negatives and masks of sequence models, drawn by `seeded_draws`.
 Shapes: P labelled positions · K negatives · B rows · S positions of a row · N items.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from hf_rec.trainers.seeded_draws import draw_outside, mix, position_keys, row_keys, uniform
 
 
-NEGATIVE_POOLS = ("all", "non_target", "unseen")
+NegativePool = Literal["all", "non_target", "unseen"]
 
 
 class NegativeSampler:
@@ -29,12 +31,20 @@ class NegativeSampler:
         seed (`int`, *optional*, defaults to `0`): Seed.
     """
 
-    def __init__(self, num_items, num_negatives, pool="all", popularity: np.ndarray | None = None, seed: int = 0):
+    def __init__(
+        self,
+        num_items: int,
+        num_negatives: int,
+        pool: NegativePool = "all",
+        popularity: np.ndarray | None = None,
+        seed: int = 0,
+    ):
         self.num_items = num_items
         self.num_negatives = num_negatives
         self.pool = pool
         self.seed = seed
-        self._cumulative = self._log_relative = None
+        self._cumulative: Tensor | None = None
+        self._log_relative: Tensor | None = None
         if popularity is not None:
             share = popularity / popularity.sum()
             self._cumulative = torch.from_numpy(np.cumsum(share))
@@ -75,17 +85,17 @@ class NegativeSampler:
         """Log of how often items are drawn, against even draws: 0 where all are drawn alike."""
         if self._log_relative is None:
             return torch.zeros(items.shape, device=items.device)
-        return self._log_relative.to(items.device)[items]
+        self._log_relative = self._log_relative.to(items.device)  # once: the table is as long as the catalog
+        return self._log_relative[items]
 
     def _draw(self, numbers: Tensor) -> Tensor:
         if self._cumulative is None:
             return (numbers * self.num_items).long()
-        return torch.searchsorted(self._cumulative.to(numbers.device), numbers, right=True).clamp(
-            max=self.num_items - 1
-        )
+        self._cumulative = self._cumulative.to(numbers.device)
+        return torch.searchsorted(self._cumulative, numbers, right=True).clamp(max=self.num_items - 1)
 
 
-def mask_items(
+def hide_labels(
     input_ids: Tensor,
     labels: Tensor,
     mask_item: int,

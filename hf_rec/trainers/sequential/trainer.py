@@ -1,8 +1,8 @@
 """Train a sequence model on item ids, with a full or a sampled softmax or a pairwise loss."""
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -10,11 +10,11 @@ from transformers import AutoModel
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 from transformers.utils import logging
 
-from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS, SEEN, TARGET
+from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABEL_PLACES, LABELS, SEEN, TARGET
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.item_batches import ItemCollator, ItemRows
+from hf_rec.data.item_batches import ItemCollator, ItemRows, LabelLayout
+from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.hub import save_recommender
-from hf_rec.metrics.ranking import ranking_metrics
 from hf_rec.models.loading import load_weights
 from hf_rec.models.sequence.base import SequencePreTrainedModel
 from hf_rec.recommenders.ranks import rank_targets
@@ -24,7 +24,7 @@ from hf_rec.trainers.seeded_draws import position_keys, row_keys
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.lazy_adam import LazyAdam, clip_grad_norm
 from hf_rec.trainers.sequential.loss import ItemLoss
-from hf_rec.trainers.sequential.sampling import mask_items
+from hf_rec.trainers.sequential.sampling import hide_labels
 from hf_rec.trainers.training_run import StopEarly
 
 
@@ -66,7 +66,6 @@ class SequentialTrainer(RecommenderTrainer):
         callbacks=None,
         compute_metrics=None,
         optimizers=(None, None),
-        compute_loss_func=None,
     ):
         if isinstance(model, str):
             model = load_weights(AutoModel, model)
@@ -100,14 +99,12 @@ class SequentialTrainer(RecommenderTrainer):
             callbacks=callbacks,
             compute_metrics=self._metrics,
             optimizers=optimizers,
-            compute_loss_func=compute_loss_func,
         )
         if args.item_optimizer == "lazy":
             if self.args.world_size > 1:
                 raise ValueError(
-                    f"`item_optimizer='lazy'` trains in one process, got {self.args.world_size}: sparse "
-                    "gradients are not averaged "
-                    "over processes here. Use 'dense'."
+                    f"`item_optimizer='lazy'` trains in one process, got {self.args.world_size}: sparse gradients are "
+                    "not averaged over processes here. Use 'dense'."
                 )
             model.set_sparse_item_gradient(True)
 
@@ -165,7 +162,7 @@ class SequentialTrainer(RecommenderTrainer):
 
     def _masked(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         args, mask_item = self.args, self.accelerator.unwrap_model(self.model).mask_item
-        input_ids, labels = mask_items(
+        input_ids, labels = hide_labels(
             batch[INPUT_IDS],
             batch[LABELS],
             mask_item,
@@ -175,37 +172,41 @@ class SequentialTrainer(RecommenderTrainer):
             seed=args.seed,
             step=self.state.global_step,
         )
-        return {INPUT_IDS: input_ids, LABELS: labels}
+        places = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+        return {INPUT_IDS: input_ids, LABELS: labels, LABEL_PLACES: places}
 
     # Loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum of the losses of the labels, divided by the labels of the whole accumulated, distributed batch."""
-        input_ids, labels = inputs[INPUT_IDS], inputs[LABELS]
+        input_ids, labels, places = inputs[INPUT_IDS], inputs[LABELS], inputs[LABEL_PLACES]
         outputs = model(input_ids=input_ids)
-        keep = labels != IGNORE_INDEX
-        if self.layout == "prefixes":
-            vectors, rows, positions = outputs.user_vector, None, row_keys(input_ids)
-        else:
-            vectors, rows = outputs.last_hidden_state[keep], keep.nonzero()[:, 0]
-            positions = position_keys(input_ids)[keep]
-        seen = None
-        if self.item_loss.needs_seen:
-            seen = torch.cat([input_ids, labels[:, -1:]], dim=1)
-            seen = seen if rows is None else seen[rows]
-        core = self.accelerator.unwrap_model(model)
-        total = self.item_loss(core, vectors, labels[keep], positions, self.state.global_step, seen)
+        vectors, rows = outputs.user_vector, places  # of prefixes, whose only label is that of the row
+        if self.layout != "prefixes":
+            vectors, rows = outputs.last_hidden_state.flatten(0, 1)[places], places // labels.shape[1]
+        total = self.item_loss(
+            self.accelerator.unwrap_model(model),
+            vectors,
+            labels.flatten()[places],
+            self._position_keys(input_ids, places) if self.item_loss.needs_positions else None,
+            self.state.global_step,
+            torch.cat([input_ids, labels[:, -1:]], dim=1)[rows] if self.item_loss.needs_seen else None,
+        )
         if not total.isfinite():
             raise FloatingPointError(
                 f"The loss is {total.item()} at optimizer step {self.state.global_step}, micro-batch "
                 f"{self._micro_batch} "
-                f"({len(input_ids)} rows, {int(keep.sum())} labels). {self._last_checkpoint()} Lower "
+                f"({len(input_ids)} rows, {len(places)} labels). {self._last_checkpoint()} Lower "
                 "`learning_rate`, or set "
                 "`max_grad_norm`."
             )
         self._micro_batch += 1
-        loss = self.scale_loss(total, int(keep.sum()), num_items_in_batch)
+        loss = self.scale_loss(total, len(places), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _position_keys(self, input_ids: Tensor, places: Tensor) -> Tensor:
+        """What the draws of each labelled position depend on."""
+        return row_keys(input_ids) if self.layout == "prefixes" else position_keys(input_ids).flatten()[places]
 
     def _last_checkpoint(self) -> str:
         if (folder := self.state.best_model_checkpoint) is not None:
@@ -257,14 +258,15 @@ class SequentialTrainer(RecommenderTrainer):
         inputs = self._prepare_inputs(inputs)
         core = self.accelerator.unwrap_model(model)
         seen = inputs[SEEN] if self.args.seen == "mask" else None
-        with torch.no_grad(), self.compute_loss_context_manager():
-            vectors = core.user_vectors(inputs[INPUT_IDS])
-            better, tied, nll = rank_targets(core, vectors, inputs[TARGET], seen)
+        with torch.no_grad():
+            with self.accelerator.autocast():
+                vectors = core.user_vectors(inputs[INPUT_IDS])
+            better, tied, nll = rank_targets(core, vectors.float(), inputs[TARGET], seen)
         return nll.mean(), (better, tied, nll), inputs[TARGET]
 
-    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
         better, tied, nll = prediction.predictions
-        metrics = {"nll": float(np.mean(nll))} | ranking_metrics(better, tied)
+        metrics = validation_metrics(nll, (better, tied), seen=self.args.seen)
         if self._user_metrics is not None:
             metrics |= self._user_metrics(prediction)
         return metrics
@@ -288,7 +290,7 @@ class SequentialTrainer(RecommenderTrainer):
         save_recommender(output_dir, catalog=self.catalog, kind=SequenceRecommender.kind, scoring="exact")
 
 
-def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> str:
+def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> LabelLayout:
     if args.samples == "sequences" and not model.causal and not model.masked:
         raise ValueError(
             f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the events "

@@ -71,6 +71,8 @@ class TestEveryModel:
         assert vectors.isfinite().all()
         torch.testing.assert_close(vectors[:-1], model.user_vectors(pad(HISTORIES)))
         assert model.user_vectors(input_ids[-1:]).isfinite().all()  # also where it is the whole batch
+        for batch in (input_ids, input_ids[-1:]):
+            assert (model(input_ids=batch).user_vector[-1] == 0).all()
 
     def test_of_a_long_history_the_newest_events_are_read(self, model):
         read = L - 1 if model.masked else L

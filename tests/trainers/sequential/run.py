@@ -36,7 +36,7 @@ def run(folder: str, batch_size: int, loss_type: str) -> None:
         folder,
         loss_type=loss_type,
         num_negatives=5,
-        negatives="per_position" if loss_type == "bce" else "shared",
+        share_negatives=loss_type != "bce",
         negative_pool="unseen" if loss_type == "bce" else "all",
         max_steps=3,
         per_device_train_batch_size=batch_size,

@@ -4,7 +4,7 @@ import torch
 
 from hf_rec.columns import IGNORE_INDEX
 from hf_rec.trainers.seeded_draws import draw_outside, position_keys, row_keys, uniform
-from hf_rec.trainers.sequential.sampling import NegativeSampler, mask_items
+from hf_rec.trainers.sequential.sampling import NegativeSampler, hide_labels
 
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_masks_hide_labels_alone_in_the_shares_asked_for():
     input_ids[:, :4] = -1
     labels = input_ids.masked_fill(input_ids < 0, IGNORE_INDEX)
     labels[:, 4] = IGNORE_INDEX  # an event that is a label in another row
-    hidden_ids, hidden_labels = mask_items(input_ids, labels, 50, 0.25, 0.5, IGNORE_INDEX, seed=0, step=3)
+    hidden_ids, hidden_labels = hide_labels(input_ids, labels, 50, 0.25, 0.5, IGNORE_INDEX, seed=0, step=3)
     hidden = hidden_labels != IGNORE_INDEX
     assert torch.equal(hidden_ids == 50, hidden)
     assert torch.equal(hidden_labels[hidden], input_ids[hidden])
@@ -106,5 +106,5 @@ def test_masks_hide_labels_alone_in_the_shares_asked_for():
     only_newest = (hidden.sum(1) == 1) & hidden[:, -1]
     assert 0.4 < only_newest.float().mean() < 0.65
     assert 0.2 < hidden[~only_newest, 5:].float().mean() < 0.3
-    again = mask_items(input_ids[7:9], labels[7:9], 50, 0.25, 0.5, IGNORE_INDEX, seed=0, step=3)[0]
+    again = hide_labels(input_ids[7:9], labels[7:9], 50, 0.25, 0.5, IGNORE_INDEX, seed=0, step=3)[0]
     assert torch.equal(again, hidden_ids[7:9])

@@ -1,10 +1,12 @@
 """SequentialTrainer on a cycle of items: what it learns, what its numbers do not depend on, and what it refuses."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import AutoConfig, AutoModel, TrainerCallback
 
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
 from hf_rec.data.catalog import Catalog
@@ -23,9 +25,11 @@ from hf_rec.models import (
     SASRecConfig,
     SASRecModel,
 )
+from hf_rec.models.sequence import ragged
 from hf_rec.trainers.seeded_draws import position_keys
-from hf_rec.trainers.sequential.config import CHOICES, SequentialConfig
+from hf_rec.trainers.sequential.config import LossType, SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer
+from tests.host_reads import host_reads
 
 
 N = 20
@@ -86,7 +90,7 @@ def losses(trainer):
 
 
 class TestTraining:
-    @pytest.mark.parametrize("loss_type", CHOICES["loss_type"])
+    @pytest.mark.parametrize("loss_type", get_args(LossType))
     def test_every_loss_learns_the_cycle(self, make_trainer, loss_type):
         trainer = make_trainer(loss_type=loss_type, max_steps=40, learning_rate=0.03, num_negatives=8, seen="keep")
         before = trainer.evaluate()["eval_ndcg@10"]
@@ -114,9 +118,9 @@ class TestTraining:
     @pytest.mark.parametrize(
         "settings",
         [
-            {"negatives": "shared"},
-            {"negatives": "shared", "num_negative_sets": 3},
-            {"negatives": "per_position", "negative_pool": "unseen"},
+            {"share_negatives": True},
+            {"share_negatives": True, "num_negative_sets": 3},
+            {"share_negatives": False, "negative_pool": "unseen"},
         ],
     )
     def test_the_loss_is_that_of_the_labelled_positions(self, make_trainer, settings):
@@ -129,7 +133,7 @@ class TestTraining:
         keys = position_keys(batch["input_ids"])
         for row, position in (batch["labels"] >= 0).nonzero().tolist():
             target = batch["labels"][row, position]
-            if settings["negatives"] == "shared":
+            if settings["share_negatives"]:
                 num_sets = settings.get("num_negative_sets", 1)
                 sets = sampler.shared(0, torch.device("cpu"), num_sets)
                 negatives = sets[sampler.set_of(0, keys[row, position][None], num_sets).item()]
@@ -172,6 +176,44 @@ class TestTraining:
         assert len(negatives) < N - 6  # or the line above says nothing
 
 
+class TestHostReads:
+    """On an accelerator each read of a value waits for all that was started before it."""
+
+    @pytest.mark.parametrize(
+        ("model_type", "settings", "expected"),
+        [
+            # One where the model lays real positions end to end
+            ("sasrec", {"loss_type": "sce"}, 1),
+            ("sasrec", {"loss_type": "ce"}, 1),
+            ("esasrec", {"loss_type": "bce", "share_negatives": False, "negative_pool": "unseen"}, 1),
+            ("sasrec", {"loss_type": "ssm", "popularity_power": 0.5, "log_q_correction": True}, 1),
+            # One more for how many positions each set has
+            ("sasrec", {"loss_type": "sce", "num_negative_sets": 3}, 2),
+            # One more for how many rows take each step of the recurrence
+            ("gru4rec", {"samples": "sequences"}, 2),
+            # One more for how many events are hidden
+            ("bert4rec", {}, 2),
+            ("caser", {}, 0),
+            ("fmlprec", {"loss_type": "sce"}, 0),
+        ],
+    )
+    def test_a_micro_batch_takes_few_and_each_has_its_reason(
+        self, make_trainer, monkeypatch, model_type, settings, expected
+    ):
+        monkeypatch.setattr(ragged, "reads_are_free", lambda tensor: False)
+        model = AutoModel.from_config(AutoConfig.for_model(model_type, num_items=N, hidden_size=8, max_length=6))
+        trainer = make_trainer(model, **settings)
+        batch = trainer._train_collator(trainer.train_dataset.__getitems__(range(8)))
+        model.train()
+        with host_reads() as places:
+            (batch,), count = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+            trainer.compute_loss(model, batch, num_items_in_batch=count).backward()
+        # The sizes of a packed sequence lie on the CPU once they are read
+        on_cpu = ("aten.index ragged.py", "aten._local_scalar_dense gru4rec.py")
+        waits = {place: count for place, count in places.items() if not place.startswith(on_cpu)}
+        assert sum(waits.values()) == expected + 1 <= 3, waits
+
+
 class TestInvariance:
     @pytest.mark.parametrize(
         "settings",
@@ -180,7 +222,7 @@ class TestInvariance:
             {"loss_type": "sce"},
             {"loss_type": "sce", "num_negative_sets": 3},
             {"loss_type": "bce", "num_negative_sets": 2},
-            {"loss_type": "bce", "negatives": "per_position", "negative_pool": "unseen"},
+            {"loss_type": "bce", "share_negatives": False, "negative_pool": "unseen"},
             {"loss_type": "ce", "samples": "prefixes"},
         ],
         ids=lambda settings: "-".join(map(str, settings.values())),
@@ -229,7 +271,7 @@ class TestInvariance:
     def test_drawing_negatives_leaves_the_global_random_state_alone(self, make_trainer):
         found = []
         for loss_type in ("ce", "sce", "bce"):
-            trainer = make_trainer(loss_type=loss_type, negatives="per_position", max_steps=2)
+            trainer = make_trainer(loss_type=loss_type, share_negatives=False, max_steps=2)
             trainer.train()
             found.append(torch.get_rng_state())
         assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -382,11 +424,6 @@ class TestBadInput:
     def test_popular_negatives_of_a_stream(self, make_trainer):
         with pytest.raises(ValueError, match="`popularity_power` needs the counts of a whole data set"):
             make_trainer(train=rows().to_iterable_dataset(), loss_type="sce", popularity_power=0.5)
-
-    def test_a_loss_function_of_ones_own(self, tmp_path):
-        args = SequentialConfig(str(tmp_path), use_cpu=True)
-        with pytest.raises(ValueError, match="`compute_loss_func` must be None"):
-            SequentialTrainer(sasrec(), args, rows(), compute_loss_func=lambda *args: None)
 
     def test_a_model_of_another_kind(self, tmp_path, tiny_lm):
         with pytest.raises(
