@@ -127,5 +127,5 @@ def test_an_item_outside_the_table_is_named_with_its_row():
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(ValueError, match="lacks the column `target`"):
+    with pytest.raises(ValueError, match="lacks `target`"):
         ItemRows.from_dataset(Dataset.from_dict({HISTORY: [[1]]}))
