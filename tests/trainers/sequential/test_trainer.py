@@ -201,7 +201,8 @@ class TestHostReads:
         self, make_trainer, monkeypatch, model_type, settings, expected
     ):
         monkeypatch.setattr(ragged, "reads_are_free", lambda tensor: False)
-        model = AutoModel.from_config(AutoConfig.for_model(model_type, num_items=N, hidden_size=8, max_length=6))
+        config = AutoConfig.for_model(model_type, num_items=N, hidden_size=8, max_length=6)
+        model = AutoModel.from_config(config, trust_remote_code=False)
         trainer = make_trainer(model, **settings)
         batch = trainer._train_collator(trainer.train_dataset.__getitems__(range(8)))
         model.train()
