@@ -5,7 +5,7 @@ Public names load on first use, so `import hf_rec` brings in neither torch nor t
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 __version__ = "0.1.0"
@@ -39,65 +39,44 @@ _MODULES = {
     "TrieCSR": "hf_rec.trie.csr",
     "TrieLogitsProcessor": "hf_rec.search.logits_process",
     "load_recommender": "hf_rec.hub",
+    "push_recommender": "hf_rec.hub",
 }
 
-if TYPE_CHECKING:
-    from hf_rec.data.catalog import Catalog
-    from hf_rec.data.prompts.next_item import Prompt
-    from hf_rec.hub import load_recommender
-    from hf_rec.models.llm_srec.config import LLMSRecModelConfig
-    from hf_rec.models.llm_srec.model import LLMSRecModel
-    from hf_rec.models.sequence.bert4rec import BERT4RecConfig, BERT4RecModel
-    from hf_rec.models.sequence.caser import CaserConfig, CaserModel
-    from hf_rec.models.sequence.esasrec import ESASRecConfig, ESASRecModel
-    from hf_rec.models.sequence.fmlprec import FMLPRecConfig, FMLPRecModel
-    from hf_rec.models.sequence.gru4rec import GRU4RecConfig, GRU4RecModel
-    from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
-    from hf_rec.search.logits_process import TrieLogitsProcessor
-    from hf_rec.trainers.llm_srec.config import LLMSRecConfig
-    from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer
-    from hf_rec.trainers.msl.config import MSLConfig
-    from hf_rec.trainers.msl.trainer import MSLTrainer
-    from hf_rec.trainers.sequential.config import SequentialConfig
-    from hf_rec.trainers.sequential.trainer import SequentialTrainer
-    from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
-    from hf_rec.trainers.softmax_dpo.trainer import SoftmaxDPOTrainer
-    from hf_rec.trie.csr import TrieCSR
-    from hf_rec.trie.item_trie import ItemTrie
+if TYPE_CHECKING:  # the same names, for editors and type checkers
+    from hf_rec.data.catalog import Catalog as Catalog
+    from hf_rec.data.prompts.next_item import Prompt as Prompt
+    from hf_rec.hub import load_recommender as load_recommender
+    from hf_rec.hub import push_recommender as push_recommender
+    from hf_rec.models.llm_srec.config import LLMSRecModelConfig as LLMSRecModelConfig
+    from hf_rec.models.llm_srec.model import LLMSRecModel as LLMSRecModel
+    from hf_rec.models.sequence.bert4rec import BERT4RecConfig as BERT4RecConfig
+    from hf_rec.models.sequence.bert4rec import BERT4RecModel as BERT4RecModel
+    from hf_rec.models.sequence.caser import CaserConfig as CaserConfig
+    from hf_rec.models.sequence.caser import CaserModel as CaserModel
+    from hf_rec.models.sequence.esasrec import ESASRecConfig as ESASRecConfig
+    from hf_rec.models.sequence.esasrec import ESASRecModel as ESASRecModel
+    from hf_rec.models.sequence.fmlprec import FMLPRecConfig as FMLPRecConfig
+    from hf_rec.models.sequence.fmlprec import FMLPRecModel as FMLPRecModel
+    from hf_rec.models.sequence.gru4rec import GRU4RecConfig as GRU4RecConfig
+    from hf_rec.models.sequence.gru4rec import GRU4RecModel as GRU4RecModel
+    from hf_rec.models.sequence.sasrec import SASRecConfig as SASRecConfig
+    from hf_rec.models.sequence.sasrec import SASRecModel as SASRecModel
+    from hf_rec.search.logits_process import TrieLogitsProcessor as TrieLogitsProcessor
+    from hf_rec.trainers.llm_srec.config import LLMSRecConfig as LLMSRecConfig
+    from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer as LLMSRecTrainer
+    from hf_rec.trainers.msl.config import MSLConfig as MSLConfig
+    from hf_rec.trainers.msl.trainer import MSLTrainer as MSLTrainer
+    from hf_rec.trainers.sequential.config import SequentialConfig as SequentialConfig
+    from hf_rec.trainers.sequential.trainer import SequentialTrainer as SequentialTrainer
+    from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig as SoftmaxDPOConfig
+    from hf_rec.trainers.softmax_dpo.trainer import SoftmaxDPOTrainer as SoftmaxDPOTrainer
+    from hf_rec.trie.csr import TrieCSR as TrieCSR
+    from hf_rec.trie.item_trie import ItemTrie as ItemTrie
 
-__all__ = [
-    "BERT4RecConfig",
-    "BERT4RecModel",
-    "CaserConfig",
-    "CaserModel",
-    "Catalog",
-    "ESASRecConfig",
-    "ESASRecModel",
-    "FMLPRecConfig",
-    "FMLPRecModel",
-    "GRU4RecConfig",
-    "GRU4RecModel",
-    "ItemTrie",
-    "LLMSRecConfig",
-    "LLMSRecModel",
-    "LLMSRecModelConfig",
-    "LLMSRecTrainer",
-    "MSLConfig",
-    "MSLTrainer",
-    "Prompt",
-    "SASRecConfig",
-    "SASRecModel",
-    "SequentialConfig",
-    "SequentialTrainer",
-    "SoftmaxDPOConfig",
-    "SoftmaxDPOTrainer",
-    "TrieCSR",
-    "TrieLogitsProcessor",
-    "load_recommender",
-]
+__all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'hf_rec' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

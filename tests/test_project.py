@@ -61,6 +61,8 @@ def test_importing_the_package_loads_no_torch_and_is_quick():
 
 def test_public_names_are_listed_and_unknown_ones_are_refused():
     assert set(hf_rec.__all__) == set(hf_rec._MODULES) <= set(dir(hf_rec))
+    written = re.findall(r"^    from (\S+) import (\w+) as \2$", Path(hf_rec.__file__).read_text(), re.MULTILINE)
+    assert {name: module for module, name in written} == hf_rec._MODULES, "type checkers see the same names"
     with pytest.raises(AttributeError, match="NoSuchName"):
         hf_rec.NoSuchName  # noqa: B018
 
