@@ -5,10 +5,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, ITEM_ROWS, TARGET
 from hf_rec.evaluation.protocol import Seen
 from hf_rec.metrics.ranking import NOT_LISTED, count_nan, list_bounds, rank_bounds
+from hf_rec.recommenders.ranks import best_scores
 
 
 if TYPE_CHECKING:
@@ -88,15 +90,16 @@ class TargetRanker:
         if scores.shape != (len(targets), len(self.catalog)):
             expected = (len(targets), len(self.catalog))
             raise ValueError(f"`score_all` must return scores of the shape {expected}, got {scores.shape}.")
-        part: dict[str, Any] = {"nan_scores": count_nan(scores), "certified": [True] * len(targets)}
+        part: dict[str, Any] = {"nan_scores": count_nan(scores), "certified": (~np.isnan(scores).any(axis=1)).tolist()}
         scores[np.isnan(scores)] = -np.inf
         if self.mask:
             for row, history in enumerate(batch[HISTORY]):
                 scores[row, history] = -np.inf
         part["better"], part["tied"] = _listed(scores, targets)
-        listed = [_best(values, self.k) for values in scores]
-        part[ITEM_ROWS] = [items.tolist() for items in listed]
-        part["scores"] = [values[items].tolist() for values, items in zip(scores, listed, strict=True)]
+        found = best_scores(torch.from_numpy(scores), min(self.k, scores.shape[1]))
+        part["scores"] = [values[values > -np.inf].tolist() for values in found[0].numpy()]
+        lengths = map(len, part["scores"])
+        part[ITEM_ROWS] = [items[:length] for items, length in zip(found[1].tolist(), lengths, strict=True)]
         for row, target in enumerate(targets.tolist()):
             mates = self.of_title.get(target, [])
             own = scores[row, mates].max(initial=scores[row, target])
@@ -118,8 +121,9 @@ class TargetRanker:
         )
         lists = [self.catalog.rows(item_ids) for item_ids in found.item_ids]
         found_scores = [np.array(values)[: len(items)] for values, items in zip(found.scores, lists, strict=True)]
+        num_nan = sum(map(count_nan, found_scores)) + int(np.sum(getattr(found, "nan_scores", 0)))
         scores = [np.where(np.isnan(values), -np.inf, values).tolist() for values in found_scores]
-        part: dict[str, Any] = {ITEM_ROWS: lists, "scores": scores, "nan_scores": sum(map(count_nan, found_scores))}
+        part: dict[str, Any] = {ITEM_ROWS: lists, "scores": scores, "nan_scores": num_nan}
         part["certified"] = np.asarray(found.certified, dtype=bool).tolist()
         pairs = [self._whole_leaf(*entry) for entry in zip(lists, scores, histories, strict=True)]
         part["better"], part["tied"] = _bounds(pairs, targets)
@@ -164,11 +168,3 @@ def _listed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.nda
     better, tied = rank_bounds(scores, targets)
     never = scores[np.arange(len(targets)), targets] == -np.inf
     return np.where(never, NOT_LISTED, better), np.where(never, 0, tied)
-
-
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Rows of the `k` best items, ties in row order, without those that score `-inf`."""
-    k = min(k, len(scores))
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    items = np.flatnonzero((scores >= threshold) & (scores > -np.inf))
-    return items[np.argsort(-scores[items], kind="stable")][:k]

@@ -5,17 +5,19 @@ Shapes: U users · k places of a list · N items of the catalog.
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 from transformers.utils import logging
 
 from hf_rec.data.catalog import Catalog
-from hf_rec.recommenders.allowed_items import AllowedItems
+from hf_rec.recommenders.allowed_items import AllowedItems, ItemRules
 
 
 RawId = str | int
+Times = Sequence[Sequence[int]]  # Unix seconds of the events of each history
 ItemLists = Collection[RawId] | Sequence[Collection[RawId]]  # one list for all histories, or one for each
 _PROGRESS_DELAY = 3.0  # seconds before a progress bar appears
 _MOST_PLACES = 2**20  # that may be asked for beyond the items of a catalog, as each costs memory for every user
@@ -34,13 +36,16 @@ class Recommendations:
     Attributes:
         item_ids (`list[list[str | int]]`): Raw ids for each user, best first; fewer than `k` if no more are allowed.
         scores (`np.ndarray` of shape `(U, k)`): Score of each, float32, `-inf` behind the last.
-        certified (`np.ndarray` of shape `(U,)`): `True` where the list is sure to hold the best items of all, up to
-            ties: no part of the catalog that the search gave up can score as high.
+        certified (`np.ndarray` of shape `(U,)`): `True` where the list is sure to hold the best items of all by the
+            scores that the model computes (what `score` returns), up to ties: no part of the catalog that the search
+            gave up can score as high, and no score was NaN.
+        nan_scores (`np.ndarray` of shape `(U,)`): How many scores were NaN, int64. Such items are in no list.
     """
 
     item_ids: list[list[RawId]]
     scores: np.ndarray
     certified: np.ndarray
+    nan_scores: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,22 +55,38 @@ class RankedRows:
     rows: list[list[int]]
     scores: np.ndarray
     certified: np.ndarray
+    nan_scores: np.ndarray
 
     @classmethod
-    def from_pairs(cls, pairs: list[list[tuple[int, float]]], k: int, certified: np.ndarray) -> "RankedRows":
+    def from_pairs(
+        cls, pairs: list[list[tuple[int, float]]], k: int, certified: np.ndarray, nan_scores: np.ndarray
+    ) -> "RankedRows":
         """From a list of at most `k` pairs (row, score) for each user."""
         scores = np.full((len(pairs), k), -np.inf, dtype=np.float32)
         for user, listed in enumerate(pairs):
             scores[user, : len(listed)] = [score for _, score in listed]
-        return cls([[row for row, _ in listed] for listed in pairs], scores, np.asarray(certified, dtype=bool))
+        rows = [[row for row, _ in listed] for listed in pairs]
+        return cls(rows, scores, np.asarray(certified, dtype=bool), nan_scores)
+
+    @classmethod
+    def from_best(
+        cls, values: Tensor, rows: Tensor, k: int, certified: np.ndarray, nan_scores: Tensor
+    ) -> "RankedRows":
+        """From scores and rows `(U, n)`, best first, `n` at most `k`; what scores `-inf` is in no list."""
+        found, listed = values.cpu().numpy(), rows.cpu().numpy()
+        scores = np.full((len(found), k), -np.inf, dtype=np.float32)
+        scores[:, : found.shape[1]] = found
+        counts = (found > -np.inf).sum(axis=1)
+        lists = [row[:count].tolist() for row, count in zip(listed, counts, strict=True)]
+        return cls(lists, scores, certified, nan_scores.cpu().numpy())
 
 
 class Recommender:
     """
     Base of all recommenders: ids, checks and batches. A subclass gives two methods that speak of catalog rows:
 
-    - `_recommend_rows(histories, k, allowed, timestamps, num_beams) -> RankedRows`, where `allowed` is a boolean array
-      of shape `(U, N)` or `(1, N)`, or `None` where everything is;
+    - `_recommend_rows(histories, k, allowed, timestamps, num_beams) -> RankedRows`, where `allowed` is
+      [`AllowedItems`], or `None` where everything is;
     - `_score_rows(histories, candidates, timestamps) -> list[np.ndarray]`, one float32 score for each candidate.
 
     Args:
@@ -83,7 +104,7 @@ class Recommender:
         k: int = 10,
         exclude: ItemLists | None = None,
         allow: ItemLists | None = None,
-        timestamps: Sequence[Sequence[int]] | None = None,
+        timestamps: Times | None = None,
         num_beams: int | None = None,
         batch_size: int | None = None,
     ) -> Recommendations:
@@ -109,7 +130,7 @@ class Recommender:
         if k > max(len(self.catalog), _MOST_PLACES):
             raise ValueError(f"`k` is {k}, but the catalog has {len(self.catalog)} items. Ask for at most that many.")
         rows = self._history_rows(histories, timestamps)
-        masks = AllowedItems(
+        rules = ItemRules(
             len(self.catalog),
             exclude=None if exclude is None else self._item_lists(exclude, "exclude", len(rows)),
             allow=None if allow is None else self._item_lists(allow, "allow", len(rows)),
@@ -117,20 +138,26 @@ class Recommender:
         item_ids = [[] for _ in rows]
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
         certified = np.zeros(len(rows), dtype=bool)
-        size = self._users_at_once(batch_size, k, num_beams)
+        nan_scores = np.zeros(len(rows), dtype=np.int64)
+        wanted = min(k, len(self.catalog))
+        size = self._users_at_once(batch_size, wanted, num_beams)
         for users in self._batches(rows, size, "Recommending"):
             times = None if timestamps is None else [timestamps[user] for user in users]
-            found = self._recommend_rows([rows[user] for user in users], k, masks.of(users), times, num_beams)
-            scores[users], certified[users] = found.scores, found.certified
+            found = self._recommend_rows([rows[user] for user in users], wanted, rules.of(users), times, num_beams)
+            scores[users, :wanted], certified[users], nan_scores[users] = (
+                found.scores,
+                found.certified,
+                found.nan_scores,
+            )
             for user, listed in zip(users, found.rows, strict=True):
                 item_ids[user] = [self.catalog.ids[row] for row in listed]
-        return Recommendations(item_ids, scores, certified)
+        return Recommendations(item_ids, scores, certified, nan_scores)
 
     def score(
         self,
         histories: Sequence[Sequence[RawId]],
         candidates: ItemLists,
-        timestamps: Sequence[Sequence[int]] | None = None,
+        timestamps: Times | None = None,
         batch_size: int | None = None,
     ) -> list[np.ndarray]:
         """
@@ -155,10 +182,19 @@ class Recommender:
                 scores[user] = values
         return scores
 
-    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
+    def _recommend_rows(
+        self,
+        histories: list[list[int]],
+        k: int,
+        allowed: AllowedItems | None,
+        timestamps: Times | None,
+        num_beams: int | None,
+    ) -> RankedRows:
         raise NotImplementedError(f"{type(self).__name__} must define _recommend_rows.")
 
-    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+    def _score_rows(
+        self, histories: list[list[int]], candidates: list[list[int]], timestamps: Times | None
+    ) -> list[np.ndarray]:
         raise NotImplementedError(f"{type(self).__name__} must define _score_rows.")
 
     def _cost(self, history: list[int]) -> int:
@@ -169,7 +205,7 @@ class Recommender:
         """Histories worked on at a time: those asked for (`None`: the default), or fewer where memory bounds them."""
         return self.batch_size if batch_size is None else _checked_size(batch_size)
 
-    def _batches(self, rows: list[list[int]], size: int, description: str):
+    def _batches(self, rows: list[list[int]], size: int, description: str) -> Iterator[list[int]]:
         """Indices of users of about the same cost, the most expensive first, so that lack of memory shows at once."""
         order = sorted(range(len(rows)), key=lambda user: self._cost(rows[user]), reverse=True)
         with logging.tqdm(
@@ -185,7 +221,7 @@ class Recommender:
                 yield users
                 progress.update(len(users))
 
-    def _history_rows(self, histories, timestamps) -> list[list[int]]:
+    def _history_rows(self, histories: Sequence[Sequence[RawId]], timestamps: Times | None) -> list[list[int]]:
         if isinstance(histories, str) or any(isinstance(history, (str, int)) for history in histories):
             raise ValueError("`histories` must hold one list of item ids a user: for one user, wrap it: [[...]].")
         if timestamps is not None and list(map(len, timestamps)) != list(map(len, histories)):

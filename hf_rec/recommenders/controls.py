@@ -12,6 +12,7 @@ import numpy as np
 
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET, TIMESTAMP
 from hf_rec.data.catalog import Catalog
+from hf_rec.recommenders.contract import Times
 from hf_rec.recommenders.control_list import CONTROLS
 from hf_rec.recommenders.exact import ExactRecommender
 
@@ -67,7 +68,7 @@ class PopularityRecommender(Control):
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {"window": self.window}, {"counts": self.counts}
 
-    def _score_all_rows(self, histories: list[list[int]], timestamps: Sequence[Sequence[int]] | None) -> np.ndarray:
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
         return np.tile(self.counts.astype(np.float32), (len(histories), 1))
 
 
@@ -105,7 +106,7 @@ class LastItemRecommender(Control):
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {}, {"counts": self.counts, "pairs": self.pairs, "pair_counts": self.pair_counts}
 
-    def _score_all_rows(self, histories: list[list[int]], timestamps: Sequence[Sequence[int]] | None) -> np.ndarray:
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
         num_items = len(self.catalog)
         scores = np.tile(self.counts / max(self.counts.sum(), 1), (len(histories), 1))
         for user, history in enumerate(histories):

@@ -7,8 +7,12 @@ Shapes: U users · N items of the catalog.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from hf_rec.recommenders.contract import RankedRows, RawId, Recommender
+from hf_rec.recommenders.allowed_items import AllowedItems
+from hf_rec.recommenders.contract import RankedRows, RawId, Recommender, Times
+from hf_rec.recommenders.ranks import best_scores
 
 
 _SCORES_AT_ONCE = 2**24  # 64 MiB in float32
@@ -20,9 +24,7 @@ class ExactRecommender(Recommender):
     float32 array of shape `(U, N)` that may be written to; `-inf` keeps an item out of every list.
     """
 
-    def score_all(
-        self, histories: Sequence[Sequence[RawId]], timestamps: Sequence[Sequence[int]] | None = None
-    ) -> np.ndarray:
+    def score_all(self, histories: Sequence[Sequence[RawId]], timestamps: Times | None = None) -> np.ndarray:
         """
         Scores of all items.
 
@@ -39,22 +41,22 @@ class ExactRecommender(Recommender):
             scores[users] = self._score_all_rows([rows[user] for user in users], times)
         return scores
 
-    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
         raise NotImplementedError(f"{type(self).__name__} must define _score_all_rows.")
 
-    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
-        scores = self._score_all_rows(histories, timestamps)
-        scores[np.isnan(scores)] = -np.inf
-        if allowed is not None:
-            scores[np.broadcast_to(~allowed, scores.shape)] = -np.inf
-        listed = [best_rows(values, k) for values in scores]
-        pairs = [
-            list(zip(rows.tolist(), values[rows].tolist(), strict=True))
-            for rows, values in zip(listed, scores, strict=True)
-        ]
-        return RankedRows.from_pairs(pairs, k, np.ones(len(histories), dtype=bool))
+    def _recommend_rows(
+        self,
+        histories: list[list[int]],
+        k: int,
+        allowed: AllowedItems | None,
+        timestamps: Times | None,
+        num_beams: int | None,
+    ) -> RankedRows:
+        return ranked(torch.from_numpy(self._score_all_rows(histories, timestamps)), k, allowed)
 
-    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+    def _score_rows(
+        self, histories: list[list[int]], candidates: list[list[int]], timestamps: Times | None
+    ) -> list[np.ndarray]:
         scores = self._score_all_rows(histories, timestamps)
         return [values[rows] for values, rows in zip(scores, candidates, strict=True)]
 
@@ -63,11 +65,10 @@ class ExactRecommender(Recommender):
         return max(1, min(size, _SCORES_AT_ONCE // len(self.catalog)))
 
 
-def best_rows(scores: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the `k` highest of `(N,)` scores, best first, ties in row order; none that is `-inf`."""
-    k = min(k, len(scores))
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    above, tied = np.flatnonzero(scores > threshold), np.flatnonzero(scores == threshold)
-    rows = np.sort(np.concatenate([above, tied[: k - len(above)]]))
-    rows = rows[scores[rows] > -np.inf]
-    return rows[np.argsort(-scores[rows], kind="stable")]
+def ranked(scores: Tensor, k: int, allowed: AllowedItems | None) -> RankedRows:
+    """Lists from the scores of all items, `(U, N)`, which are written to: exact, unless some are NaN."""
+    if allowed is not None:
+        allowed.forbid(scores)
+    nan_scores = scores.isnan().sum(dim=1)
+    values, rows = best_scores(scores, min(k, scores.shape[1]))
+    return RankedRows.from_best(values, rows, k, (nan_scores == 0).cpu().numpy(), nan_scores)

@@ -22,10 +22,11 @@ from torch import Tensor
 from hf_rec.data.catalog import Catalog
 from hf_rec.files import replacing
 from hf_rec.models.llm_srec.references import weights_sha256
-from hf_rec.recommenders.ranks import mask_items, user_blocks
+from hf_rec.recommenders.allowed_items import AllowedItems
+from hf_rec.recommenders.ranks import best_scores, exact_ranks, user_blocks
 
 
-INDEX_FILE = "item_index.safetensors"
+ITEM_INDEX_FILE = "item_index.safetensors"
 FORMAT = "hf_rec.item_index/1"
 NO_ROW = -1
 ITEMS_AT_ONCE = 2**20
@@ -56,67 +57,47 @@ class ItemIndex:
         return len(self.vectors)
 
     @torch.no_grad()
-    def search(self, users: Tensor, k: int, allowed: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def search(self, users: Tensor, k: int, allowed: AllowedItems | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """
         The best items of each user, exactly.
 
         Args:
             users (`torch.Tensor` of shape `(U, v)`): User vectors.
             k (`int`): Items wanted.
-            allowed (`np.ndarray` of shape `(U, N)` or `(1, N)`, *optional*): True at items that may be listed.
+            allowed ([`AllowedItems`], *optional*): What may be listed.
 
         Returns:
-            `tuple`: Scores, float32 of shape `(U, min(k, N))`, best first, `-inf` behind the last allowed item; and
-            their rows, -1 there. Equal scores stand in row order, NaN in no list.
+            `tuple`: Scores, float32 of shape `(U, min(k, N))`, best first, `-inf` behind the last allowed item; their
+            rows, -1 there; and the number of scores that are NaN, of shape `(U,)`. Equal scores stand in row order,
+            NaN in no list.
         """
-        users, vectors = users.to(self.vectors.device, torch.float32), self.vectors
+        users, k = users.to(self.vectors.device, torch.float32), min(k, len(self))
         found = []
         for block in user_blocks(users, min(len(self), ITEMS_AT_ONCE)):
-            best = None
+            best, nan_scores = None, torch.zeros(len(users[block]), dtype=torch.long, device=users.device)
             for start in range(0, len(self), ITEMS_AT_ONCE):
-                scores = users[block] @ vectors[start : start + ITEMS_AT_ONCE].t()
+                scores = users[block] @ self.vectors[start : start + ITEMS_AT_ONCE].t()
                 if allowed is not None:
-                    part = allowed[block if len(allowed) > 1 else slice(None), start : start + ITEMS_AT_ONCE]
-                    scores.masked_fill_(~torch.from_numpy(np.ascontiguousarray(part)).to(scores.device), -torch.inf)
+                    allowed.users(block).forbid(scores, start)
+                nan_scores += scores.isnan().sum(dim=1)
                 values, rows = best_scores(scores, min(k, scores.shape[1]))
-                best = _merge(best, (values, rows + start), min(k, len(self)))
-            found.append(best)
-        scores, rows = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return scores, rows.masked_fill(scores == -torch.inf, NO_ROW)
+                best = _merge(best, (values, rows + start), k)
+            if best is not None:
+                found.append((*best, nan_scores))
+        scores, rows, nan_scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return scores, rows.masked_fill(scores == -torch.inf, NO_ROW), nan_scores
 
     @torch.no_grad()
     def rank(self, users: Tensor, targets: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """
-        Exact ranks of the targets among all items.
-
-        Args:
-            users (`torch.Tensor` of shape `(U, v)`), targets (`torch.LongTensor` of shape `(U,)`): Users, and their
-                items.
-            seen (`torch.LongTensor` of shape `(U, S)`, *optional*): Items that do not compete, padded with -1. A
-                target among them ranks with them, behind all others.
-
-        Returns:
-            `tuple`: `better` and `tied` (counts of items) and `nll` (minus log of the target's share in a softmax over
-            all items, nats), each of shape `(U,)`. A target that scores NaN ranks last.
-        """
-        better, tied, nll = torch.empty_like(targets), torch.empty_like(targets), torch.empty_like(users[:, 0])
-        for block in user_blocks(users, len(self)):
-            scores, own = users[block] @ self.vectors.t(), targets[block, None]
-            nll[block] = scores.logsumexp(dim=1) - scores.gather(1, own).squeeze(1)
-            if seen is not None:
-                mask_items(scores, seen[block])
-            own = scores.gather(1, own)
-            undefined = own.squeeze(1).isnan()
-            better[block] = (scores > own).sum(dim=1).masked_fill(undefined, len(self) - 1)
-            tied[block] = ((scores == own).sum(dim=1) - 1).masked_fill(undefined, 0)
-        return better, tied, nll
+        """Exact ranks of the targets among all items, as [`~hf_rec.recommenders.ranks.exact_ranks`] gives them."""
+        return exact_ranks(lambda vectors: vectors @ self.vectors.t(), len(self), users, targets, seen)
 
     def search_approximately(self, users: Tensor, k: int, probes: int = FAISS_PROBES) -> tuple[Tensor, Tensor]:
         """
         Items that are probably the best of each user, by an inverted-file index of faiss that is built on first use.
 
         Returns:
-            `tuple`: As [`~ItemIndex.search`], with exact scores of the items found.
+            `tuple`: Scores and rows as of [`~ItemIndex.search`]; the scores of the items found are exact.
         """
         queries = users.float().cpu().contiguous().numpy()
         faiss, index = self._faiss()
@@ -148,7 +129,7 @@ class ItemIndex:
         """Write `item_index.safetensors` beside the weights that the vectors were made with."""
         hashes = self._hashes | {"weights": weights_sha256(folder)}
         tensors = {"vectors": self.vectors.cpu().contiguous(), "teacher_items": torch.from_numpy(self.teacher_items)}
-        with replacing(Path(folder) / INDEX_FILE) as partial:
+        with replacing(Path(folder) / ITEM_INDEX_FILE) as partial:
             save_file(tensors, partial, metadata={"format": FORMAT, "hashes": json.dumps(hashes)})
 
     @classmethod
@@ -157,7 +138,7 @@ class ItemIndex:
         Read what [`~ItemIndex.save`] wrote; a `ValueError` says so where it belongs to other weights, items or
         prompts.
         """
-        path = Path(folder) / INDEX_FILE
+        path = Path(folder) / ITEM_INDEX_FILE
         try:
             with safe_open(path, "pt", device=str(device)) as file:
                 metadata = file.metadata() or {}
@@ -182,25 +163,11 @@ class ItemIndex:
 def index_weights(folder: str | Path) -> str | None:
     """Hash of the weights that the index in a folder was made with; `None` where the file does not tell."""
     try:
-        with safe_open(Path(folder) / INDEX_FILE, "pt") as file:
+        with safe_open(Path(folder) / ITEM_INDEX_FILE, "pt") as file:
             hashes: dict[str, str] = json.loads((file.metadata() or {})["hashes"])
             return hashes.get("weights")
     except (SafetensorError, KeyError, ValueError):
         return None
-
-
-def best_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` highest scores of each row and their columns, equal ones in column order; NaN counts as `-inf`."""
-    scores = scores.masked_fill(scores.isnan(), -torch.inf)
-    values, columns = scores.topk(k, dim=1)
-    # topk breaks ties as it likes: where they cross the end of the list, sort the whole row
-    crowded = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
-    if len(crowded):
-        ordered = scores[crowded].sort(dim=1, descending=True, stable=True)
-        values[crowded], columns[crowded] = ordered.values[:, :k], ordered.indices[:, :k]
-    columns, order = columns.sort(dim=1)
-    values, places = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, places)
 
 
 def _merge(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,12 @@ from torch import nn
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.models.evaluation_mode import evaluation_mode
-from hf_rec.recommenders.contract import RankedRows, Recommender, default_num_beams
+from hf_rec.recommenders.allowed_items import AllowedItems
+from hf_rec.recommenders.contract import RankedRows, Recommender, Times, default_num_beams
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
+from hf_rec.search.leaf_filter import LeafFilter
 from hf_rec.search.logits_process import TrieLogitsProcessor, check_scoring
+from hf_rec.search.prefix_cache import base_model
 from hf_rec.trie.csr import TrieCSR
 
 
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 
     from hf_rec.data.prompts.next_item import Prompt
 
+_MARGINS = {  # rounding of hidden states and, under "full_vocab", of logits
+    torch.float32: {"valid": 1e-4, "full_vocab": 1e-4},
+    torch.float16: {"valid": 2e-2, "full_vocab": 1e-1},
+    torch.bfloat16: {"valid": 1e-1, "full_vocab": 5e-1},
+}
 _BEAMS_AT_ONCE = 4096  # of all users in one search; bounds its memory when `k` is large
 
 
@@ -35,7 +43,10 @@ class LanguageModelRecommender(Recommender):
     same token path share it and are listed in row order.
 
     A list is certified where its last score beats the bound of everything the search gave up by more than rounding:
-    1e-4 in float32, 2e-2 in half precision.
+    1e-4 nats in float32, .02 in float16 and .1 in bfloat16 (.1 and .5 under `scoring="full_vocab"`, where whole rows
+    of logits are rounded too). It is then the top k of the scores that this model computes, those of `score`. Half
+    precision also rounds the scores themselves: the order of items whose scores are near may not be that of the same
+    weights in float64.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): Causal LM. It need not be in eval mode.
@@ -79,7 +90,7 @@ class LanguageModelRecommender(Recommender):
         self.tau = tau
         self.scoring = scoring
         self._leaf_ptr, self._leaf_rows = trie.leaf_ptr.cpu().numpy(), trie.leaf_rows.cpu().numpy()
-        self._row_leaf = trie.row_leaf(len(catalog)).cpu()
+        self._row_leaf = trie.row_leaf(len(catalog)).cpu().numpy()
 
     def logits_processor(self, prompt_length: int) -> TrieLogitsProcessor:
         """The processor that makes `generate()` score items as this recommender does."""
@@ -87,7 +98,14 @@ class LanguageModelRecommender(Recommender):
             self.trie, prompt_length, self.tau, self.scoring, eos_token_id=self.tokenizer.eos_token_id
         )
 
-    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
+    def _recommend_rows(
+        self,
+        histories: list[list[int]],
+        k: int,
+        allowed: AllowedItems | None,
+        timestamps: Times | None,
+        num_beams: int | None,
+    ) -> RankedRows:
         with evaluation_mode(self.model):
             found = trie_beam_search(
                 self.model,
@@ -96,35 +114,25 @@ class LanguageModelRecommender(Recommender):
                 self._num_beams(k, num_beams),
                 tau=self.tau,
                 scoring=self.scoring,
-                allowed_leaves=self._allowed_leaves(allowed),
+                allowed_leaves=None if allowed is None else self._allowed_leaves(allowed),
                 num_results=k,
             )
-        pairs = [
-            self._listed_items(*entry, k)
-            for entry in zip(
-                found.leaves.tolist(),
-                found.scores.tolist(),
-                [None] * len(histories)
-                if allowed is None
-                else np.broadcast_to(allowed, (len(histories), len(self.catalog))),
-                strict=True,
-            )
-        ]
-        full = np.array([len(listed) == k for listed in pairs])
+        listed = zip(found.leaves.tolist(), found.scores.tolist(), strict=True)
+        pairs = [self._listed_items(user, *entry, allowed, k) for user, entry in enumerate(listed)]
+        lengths = np.array(list(map(len, pairs)))
         last = np.array([listed[-1][1] if len(listed) == k else -np.inf for listed in pairs])
-        available = len(self.catalog) if allowed is None else allowed.sum(axis=1)
-        everything = np.array([len(listed) for listed in pairs]) == available
-        bound = found.pruned_bound.cpu().numpy()
-        # accelerate keeps the plain forward aside where it runs a float32 model in mixed precision
-        exact = self.model.dtype == torch.float32 and not hasattr(self.model, "_original_forward")
-        margin = 1e-4 if exact else 2e-2
-        certified = np.where(full, last >= bound + margin, everything) | everything
-        return RankedRows.from_pairs(pairs, k, certified)
+        everything = lengths == [len(self.catalog) if allowed is None else allowed.count(u) for u in range(len(pairs))]
+        nan_scores = found.nan_scores.cpu().numpy()
+        bound = found.pruned_bound.cpu().numpy() + rounding_margin(self.model, self.scoring)
+        certified = (((lengths == k) & (last >= bound)) | everything) & (nan_scores == 0)
+        return RankedRows.from_pairs(pairs, k, certified, nan_scores)
 
-    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+    def _score_rows(
+        self, histories: list[list[int]], candidates: list[list[int]], timestamps: Times | None
+    ) -> list[np.ndarray]:
         leaves = torch.full((len(histories), max(map(len, candidates))), -1)
         for user, rows in enumerate(candidates):
-            leaves[user, : len(rows)] = self._row_leaf[rows]
+            leaves[user, : len(rows)] = torch.from_numpy(self._row_leaf[rows])
         with evaluation_mode(self.model):
             input_ids, attention_mask = self.prompt_tokens(histories)
             scores = score_leaves(
@@ -137,11 +145,11 @@ class LanguageModelRecommender(Recommender):
                 scoring=self.scoring,
                 chunk_size=max(1, _BEAMS_AT_ONCE // len(histories)),
             )
-        scores = scores.cpu().numpy()
-        return [scores[user, : len(rows)] for user, rows in enumerate(candidates)]
+        values = scores.cpu().numpy()
+        return [values[user, : len(rows)] for user, rows in enumerate(candidates)]
 
     def _cost(self, history: list[int]) -> int:
-        return len(self.prompt.encode_history(history))
+        return self.prompt.count_tokens(history)
 
     def _users_at_once(self, batch_size: int | None, k: int, num_beams: int | None) -> int:
         size = super()._users_at_once(batch_size, k, num_beams)
@@ -174,19 +182,38 @@ class LanguageModelRecommender(Recommender):
         self.trie = self.trie.to(device)
         return input_ids.to(device), attention_mask.to(device)
 
-    def _allowed_leaves(self, allowed: np.ndarray | None) -> torch.Tensor | None:
-        """Leaves with at least one allowed item."""
-        if allowed is None:
-            return None
-        leaves = np.logical_or.reduceat(allowed[:, self._leaf_rows], self._leaf_ptr[:-1], axis=1)
-        return torch.from_numpy(leaves).to(self.model.device)
+    def _allowed_leaves(self, allowed: AllowedItems) -> LeafFilter:
+        """A leaf is allowed where one of its items is."""
+        lists = []
+        for rows in allowed.lists:
+            leaves, counts = np.unique(self._row_leaf[rows], return_counts=True)
+            lists.append(leaves if allowed.are_allowed else leaves[counts == np.diff(self._leaf_ptr)[leaves]])
+        return LeafFilter.from_lists(lists, len(self.trie), allowed.are_allowed, self.model.device)
 
-    def _listed_items(self, leaves, scores, allowed, k: int) -> list[tuple[int, float]]:
+    def _listed_items(
+        self, user: int, leaves: list[int], scores: list[float], allowed: AllowedItems | None, k: int
+    ) -> list[tuple[int, float]]:
         """The first `k` allowed items of the leaves, with their scores."""
-        listed = []
+        listed: list[tuple[int, float]] = []
         for leaf, score in zip(leaves, scores, strict=True):
             if leaf < 0 or len(listed) >= k:
                 break
-            rows = self._leaf_rows[self._leaf_ptr[leaf] : self._leaf_ptr[leaf + 1]].tolist()
-            listed += [(row, score) for row in rows if allowed is None or allowed[row]]
+            rows = self._leaf_rows[self._leaf_ptr[leaf] : self._leaf_ptr[leaf + 1]]
+            if allowed is not None and len(rows) > 1:
+                rows = rows[allowed.has(user, rows)]
+            listed += [(row, score) for row in rows.tolist()]
         return listed[:k]
+
+
+def rounding_margin(model: nn.Module, scoring: str) -> float:
+    """
+    Nats that the score of an item may differ by, when its beams share a batch with others.
+
+    Logits of chosen columns are float32 whatever the model is; under `"full_vocab"` whole rows of them are rounded to
+    the type of the model.
+    """
+    # accelerate keeps the plain forward aside where it runs a float32 model in mixed precision
+    dtype = torch.bfloat16 if hasattr(model, "_original_forward") else base_model(model).dtype
+    if torch.is_autocast_enabled(base_model(model).device.type):
+        dtype = torch.get_autocast_dtype(base_model(model).device.type)
+    return _MARGINS.get(dtype, _MARGINS[torch.bfloat16])[scoring]

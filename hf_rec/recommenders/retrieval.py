@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -20,9 +21,10 @@ from hf_rec.columns import PADDING_ITEM
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.models.llm_srec.model import LLMSRecModel
-from hf_rec.recommenders.contract import RankedRows, RawId
+from hf_rec.recommenders.allowed_items import AllowedItems
+from hf_rec.recommenders.contract import RankedRows, RawId, Times
 from hf_rec.recommenders.exact import ExactRecommender
-from hf_rec.recommenders.item_index import INDEX_FILE, ItemIndex
+from hf_rec.recommenders.item_index import ITEM_INDEX_FILE, ItemIndex
 from hf_rec.recommenders.prompt_vectors import PromptVectors
 
 
@@ -101,7 +103,7 @@ class RetrievalRecommender(ExactRecommender):
             )
         model = LLMSRecModel.from_pretrained(folder, dtype=dtype, trust_remote_code=False).to(device)
         index = None
-        if (Path(folder) / INDEX_FILE).is_file():
+        if (Path(folder) / ITEM_INDEX_FILE).is_file():
             index = ItemIndex.load(folder, catalog, prompt.sha256, device)
         return cls(model, tokenizer, catalog, prompt, index)
 
@@ -121,7 +123,7 @@ class RetrievalRecommender(ExactRecommender):
     def user_vectors(
         self,
         histories: Sequence[Sequence[RawId]],
-        timestamps: Sequence[Sequence[int]] | None = None,
+        timestamps: Times | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray:
         """
@@ -173,36 +175,44 @@ class RetrievalRecommender(ExactRecommender):
             self.model, self.tokenizer, catalog, prompt, index, self.batch_size, self.approximate
         )
 
-    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
         return (self.vectors.users(histories, timestamps) @ self.index.vectors.t()).cpu().numpy()
 
-    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
+    def _recommend_rows(
+        self,
+        histories: list[list[int]],
+        k: int,
+        allowed: AllowedItems | None,
+        timestamps: Times | None,
+        num_beams: int | None,
+    ) -> RankedRows:
         users = self.vectors.users(histories, timestamps)
-        found = self._probable_rows(users, k, allowed) if self.approximate else None
-        exact = found is None
-        if exact:
-            scores, rows = self.index.search(users, k, allowed)
-            found = scores.cpu().numpy(), rows.cpu().numpy()
-        scores, rows = found
-        padded = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        padded[:, : scores.shape[1]] = scores
-        lists = [listed[listed >= 0].tolist() for listed in rows]
-        return RankedRows(lists, padded, np.full(len(histories), exact))
+        if self.approximate and (probable := self._probable_rows(users, k, allowed)) is not None:
+            scores, rows = map(torch.from_numpy, probable)
+            uncertain = np.zeros(len(histories), dtype=bool)
+            return RankedRows.from_best(scores, rows, k, uncertain, torch.zeros(len(histories), dtype=torch.long))
+        scores, rows, nan_scores = self.index.search(users, k, allowed)
+        return RankedRows.from_best(scores, rows, k, (nan_scores == 0).cpu().numpy(), nan_scores)
 
-    def _probable_rows(self, users, k: int, allowed) -> tuple[np.ndarray, np.ndarray] | None:
+    def _probable_rows(
+        self, users: Tensor, k: int, allowed: AllowedItems | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         """Lists from the approximate index; `None` where too few of the items it names are allowed."""
-        if allowed is None:
-            return tuple(part.numpy() for part in self.index.search_approximately(users, k))
-        wanted = k + int((~allowed).sum(axis=1).max())
-        scores, rows = (part.numpy() for part in self.index.search_approximately(users, wanted))
-        keep = (rows >= 0) & np.take_along_axis(np.broadcast_to(allowed, (len(rows), allowed.shape[1])), rows, axis=1)
-        if (keep.sum(axis=1) < min(k, int(allowed.sum(axis=1).min()))).any():
+        counts = [len(self.catalog) if allowed is None else allowed.count(user) for user in range(len(users))]
+        scores, rows = self.index.search_approximately(users, k + len(self.catalog) - min(counts))
+        scores, rows = scores.numpy(), rows.numpy()
+        keep = rows >= 0
+        if allowed is not None:
+            keep &= np.stack([allowed.has(user, listed) for user, listed in enumerate(rows)])
+        if (keep.sum(axis=1) < np.minimum(k, counts)).any():
             return None
         order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
         scores, rows, keep = (np.take_along_axis(part, order, axis=1) for part in (scores, rows, keep))
         return np.where(keep, scores, -np.inf), np.where(keep, rows, PADDING_ITEM)
 
-    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+    def _score_rows(
+        self, histories: list[list[int]], candidates: list[list[int]], timestamps: Times | None
+    ) -> list[np.ndarray]:
         users, items = self.vectors.users(histories, timestamps), self.index.vectors
         return [
             (items[torch.tensor(rows, dtype=torch.long, device=items.device)] @ user).cpu().numpy()

@@ -19,8 +19,9 @@ from hf_rec.columns import PADDING_ITEM
 from hf_rec.data.catalog import Catalog
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.sequence.base import SequencePreTrainedModel
-from hf_rec.recommenders.contract import RankedRows, RawId
-from hf_rec.recommenders.exact import ExactRecommender
+from hf_rec.recommenders.allowed_items import AllowedItems
+from hf_rec.recommenders.contract import RankedRows, RawId, Times
+from hf_rec.recommenders.exact import ExactRecommender, ranked
 
 
 class SequenceRecommender(ExactRecommender):
@@ -53,22 +54,22 @@ class SequenceRecommender(ExactRecommender):
             vectors[users] = self._encode([rows[user] for user in users]).float().cpu().numpy()
         return vectors
 
-    def _score_all_rows(self, histories, timestamps) -> np.ndarray:
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
         return self._scores(histories).cpu().numpy()
 
-    def _recommend_rows(self, histories, k, allowed, timestamps, num_beams) -> RankedRows:
-        scores = self._scores(histories)
-        if allowed is not None:
-            scores.masked_fill_(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
-        values, rows = _best(scores, min(k, scores.shape[1]))
-        values, rows = values.cpu().numpy(), rows.cpu().numpy()
-        counts = (values > -np.inf).sum(axis=1)  # NaN scores and forbidden items are in no list
-        padded = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        padded[:, : values.shape[1]] = values
-        lists = [listed[:count].tolist() for listed, count in zip(rows, counts, strict=True)]
-        return RankedRows(lists, padded, np.ones(len(histories), dtype=bool))
+    def _recommend_rows(
+        self,
+        histories: list[list[int]],
+        k: int,
+        allowed: AllowedItems | None,
+        timestamps: Times | None,
+        num_beams: int | None,
+    ) -> RankedRows:
+        return ranked(self._scores(histories), k, allowed)
 
-    def _score_rows(self, histories, candidates, timestamps) -> list[np.ndarray]:
+    def _score_rows(
+        self, histories: list[list[int]], candidates: list[list[int]], timestamps: Times | None
+    ) -> list[np.ndarray]:
         items = torch.zeros((len(candidates), max(map(len, candidates))), dtype=torch.long)
         for user, rows in enumerate(candidates):
             items[user, : len(rows)] = torch.tensor(rows, dtype=torch.long)
@@ -88,21 +89,3 @@ class SequenceRecommender(ExactRecommender):
         input_ids = torch.tensor([[PADDING_ITEM] * (width - len(history)) + history for history in newest])
         with evaluation_mode(self.model):
             return self.model.user_vectors(input_ids.to(self.model.device))
-
-
-def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` highest scores of each row and their columns, equal ones in column order; NaN counts as `-inf`."""
-    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    if values[:, 0].isnan().any():  # topk takes NaN for the highest
-        scores = scores.masked_fill(scores.isnan(), -torch.inf)
-        values, columns = scores.topk(values.shape[1], dim=1)
-    # topk breaks ties as it likes: first decide who is in the list, then who stands where
-    crowded = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(1) if values.shape[1] > k else columns.new_empty(0)
-    values, columns = values[:, :k], columns[:, :k]
-    if len(crowded):
-        ordered = scores[crowded].sort(dim=1, descending=True, stable=True)
-        values, columns = values.clone(), columns.clone()
-        values[crowded], columns[crowded] = (part[:, :k] for part in ordered)
-    columns, order = columns.sort(dim=1)
-    values, places = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, places)

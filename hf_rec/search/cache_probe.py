@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.search.live_beams import Extension
 from hf_rec.search.prefix_cache import NO_TOKEN, Prefixes, RowPrefixes, TreePrefixes, base_model
 from hf_rec.trie.csr import TrieCSR
 
@@ -190,10 +191,10 @@ class _Probe:
         chain = self._tokens("ef") if kind.feeds_chains else self._tokens("e")
         first = [chain, self._tokens("b"), self._tokens("g")]
         first = [tokens + [NO_TOKEN] * (len(chain) - len(tokens)) for tokens in first]
-        last = [self._tokens(letter) for letter in "hcd"]
+        last, users = [self._tokens(letter) for letter in "hcd"], tensor([0, 0, 1])
         logits = [
             prefixes.read_prompts(self.columns),
-            prefixes.feed(tensor([0, 0, 1]), tensor([0, 0, 1]), tensor(first), self.columns),
-            prefixes.feed(tensor([1, 0, 2]), tensor([0, 0, 1]), tensor(last), self.columns),
+            prefixes.feed(Extension(tensor([0, 0, 1]), tensor(first), len(chain) + 1, 2), users, self.columns),
+            prefixes.feed(Extension(tensor([1, 0, 2]), tensor(last), 2, 2), users, self.columns),
         ]
         return torch.cat(logits)

@@ -12,7 +12,7 @@ after the last · Q most tokens fed to one user at once · F slots fed since the
 """
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from transformers import DynamicCache
 
 from hf_rec.models.language.compact_head import CompactHead
 
+
+if TYPE_CHECKING:
+    from hf_rec.search.live_beams import Extension
 
 NO_TOKEN = -1
 
@@ -56,8 +59,18 @@ class Prefixes:
         positions = (self.attention_mask.cumsum(dim=1) - 1).clamp_(min=0)
         return self._forward(self.input_ids, self.attention_mask, positions, last, columns)
 
-    def feed(self, parents: Tensor, users: Tensor, tokens: Tensor, columns: Tensor | None) -> Tensor:
-        """Extend prefixes, and forget all others; see [`TreePrefixes.feed`]."""
+    def feed(self, extension: "Extension", users: Tensor, columns: Tensor | None) -> Tensor:
+        """
+        Extend prefixes, and forget all others.
+
+        Args:
+            extension ([`Extension`]): What each beam appends to which prefix of the last call.
+            users (`torch.LongTensor` of shape `(R,)`): User of each beam, ascending.
+            columns (`torch.LongTensor` of shape `(C,)`, *optional*): Columns of the head; `None` for all.
+
+        Returns:
+            `torch.Tensor` of shape `(R, C)`: Logits after the last token of each beam, float32.
+        """
         raise NotImplementedError
 
     def _forward(
@@ -92,52 +105,51 @@ class TreePrefixes(Prefixes):
         self.slots = torch.zeros(input_ids.shape[0], 0, dtype=torch.bool, device=input_ids.device)
         self.beam_lengths = self.lengths
 
-    def feed(self, parents: Tensor, users: Tensor, tokens: Tensor, columns: Tensor | None) -> Tensor:
+    def feed(self, extension: "Extension", users: Tensor, columns: Tensor | None) -> Tensor:
         """
-        Extend prefixes, and forget all others.
+        Extend prefixes; see [`Prefixes.feed`].
 
-        Args:
-            parents (`torch.LongTensor` of shape `(R,)`): Row of the prefix that each beam extends, in the last call.
-            users (`torch.LongTensor` of shape `(R,)`): User of each beam, ascending.
-            tokens (`torch.LongTensor` of shape `(R, S)`): Tokens to append, at least one each, `-1` after the last.
-            columns (`torch.LongTensor` of shape `(C,)`, *optional*): Columns of the head; `None` for all.
-
-        Returns:
-            `torch.Tensor` of shape `(R, C)`: Logits after the last token of each beam, float32.
+        Example, of one user whose two beams append 1 token and 3: `sizes` is `[1, 3]`, `first` `[0, 1]`, the user's
+        row of `owner` `[0, 1, 1, 1]`, and logits are wanted at the places `first + sizes - 1 = [0, 3]`.
         """
-        self._drop_ended_users(users)
+        parents, tokens, width = extension.parents, extension.tokens, extension.most_tokens
+        self._drop_ended_users(users, extension.num_users)
         rows = torch.searchsorted(self.cached_users, users)
-        sizes = (tokens != NO_TOKEN).sum(dim=1)
+        real = tokens != NO_TOKEN
+        sizes = real.sum(dim=1)
         per_user = torch.zeros_like(self.cached_users).index_add_(0, rows, sizes)
-        width = int(per_user.max())
         ends = sizes.cumsum(0)
         first = ends - sizes - (per_user.cumsum(0) - per_user)[rows]  # place of a beam's first token in its user's row
-        beam, offset = (tokens != NO_TOKEN).nonzero(as_tuple=True)
-        row, place = rows[beam], first[beam] + offset
+        offset = torch.arange(tokens.shape[1], device=tokens.device)
+        place = torch.where(real, first[:, None] + offset, width)  # filler goes to a column that is cut off
+        flat = (rows[:, None] * (width + 1) + place).flatten()
 
-        shape = (len(self.cached_users), width)
-        input_ids = tokens.new_zeros(shape)
-        input_ids[row, place] = tokens[beam, offset]
-        positions = tokens.new_zeros(shape)
-        lengths = self.beam_lengths[parents]
-        positions[row, place] = lengths[beam] + offset
-        slots = self.slots[parents]
-        owner = tokens.new_full(shape, -1)
-        owner[row, place] = beam
-        mask = self._mask(row, place, beam, slots, owner)
-        logits = self._forward(input_ids, mask, positions, rows * width + first + sizes - 1, columns)
+        def by_user(values: Tensor, filler: int) -> Tensor:
+            """Values of the tokens `(R, S)` in the rows of their users, `(U, Q)`."""
+            table = tokens.new_full((len(self.cached_users) * (width + 1),), filler)
+            return table.scatter_(0, flat, values.flatten()).view(-1, width + 1)[:, :width].contiguous()
 
+        lengths, slots = self.beam_lengths[parents], self.slots[parents]
+        owner = by_user(torch.arange(len(rows), device=rows.device)[:, None].expand_as(tokens), -1)
+        positions = by_user(lengths[:, None] + offset, 0)
+        logits = self._forward(
+            by_user(tokens, 0), self._mask(slots, owner), positions, rows * width + first + sizes - 1, columns
+        )
         chunk = owner[rows] == torch.arange(len(rows), device=rows.device)[:, None]
         self.slots = torch.cat([slots, chunk], dim=1)
         self.beam_lengths = lengths + sizes
         return logits
 
-    def _mask(self, row: Tensor, place: Tensor, beam: Tensor, slots: Tensor, owner: Tensor) -> Tensor:
-        """Who attends to what, `(U, 1, Q, T + F + Q)`: the prompt, the beam's own slots, and its tokens up to here."""
-        num_rows, width = owner.shape
+    def _mask(self, slots: Tensor, owner: Tensor) -> Tensor:
+        """
+        Who attends to what, `(U, 1, Q, T + F + Q)`: the prompt, the beam's own slots, and its tokens up to here.
+
+        Example, of one user with a prompt of 1 token, one slot that beam 0 has fed, and `owner` `[0, 1, 1]`: the rows
+        of the mask are `[1, 1, 1, 0, 0]` for beam 0, and `[1, 0, 0, 1, 0]` and `[1, 0, 0, 1, 1]` for beam 1.
+        """
+        width = owner.shape[1]
         prompt = self.attention_mask[self.cached_users].bool()[:, None].expand(-1, width, -1)
-        fed = slots.new_zeros(num_rows, width, slots.shape[1])
-        fed[row, place] = slots[beam]
+        fed = slots[owner.clamp(min=0)] & (owner >= 0)[:, :, None]
         causal = torch.ones(width, width, dtype=torch.bool, device=owner.device).tril_()
         own = (owner[:, :, None] == owner[:, None, :]) & causal  # filler attends to filler, so that no row is empty
         mask = torch.cat([prompt, fed, own], dim=2)[:, None]
@@ -146,12 +158,15 @@ class TreePrefixes(Prefixes):
         dtype = self.model.dtype
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
-    def _drop_ended_users(self, users: Tensor) -> None:
-        live = torch.isin(self.cached_users, users)
+    def _drop_ended_users(self, users: Tensor, num_users: int) -> None:
         # Copying the cache costs about as much as one pass over the rows that would be dropped.
-        if 2 * int(live.sum()) <= len(self.cached_users):
-            self.cache.reorder_cache(live.nonzero().squeeze(1))
-            self.cached_users = self.cached_users[live]
+        if 2 * num_users > len(self.cached_users):
+            return
+        ended = torch.ones_like(self.cached_users, dtype=torch.uint8)
+        ended.index_fill_(0, torch.searchsorted(self.cached_users, users), 0)
+        live = ended.argsort(stable=True)[:num_users]
+        self.cache.reorder_cache(live)
+        self.cached_users = self.cached_users[live]
 
 
 class RowPrefixes(Prefixes):
@@ -163,8 +178,9 @@ class RowPrefixes(Prefixes):
         super().__init__(model, DynamicCache(config=model.config), input_ids, attention_mask)
         self.row_mask, self.beam_lengths = self.attention_mask, self.lengths
 
-    def feed(self, parents: Tensor, users: Tensor, tokens: Tensor, columns: Tensor | None) -> Tensor:
-        """Extend prefixes by one token each; see [`TreePrefixes.feed`]."""
+    def feed(self, extension: "Extension", users: Tensor, columns: Tensor | None) -> Tensor:
+        """Extend prefixes by one token each; see [`Prefixes.feed`]."""
+        parents, tokens = extension.parents, extension.tokens
         self.cache.reorder_cache(parents)
         self.row_mask = torch.cat([self.row_mask[parents], torch.ones_like(tokens)], dim=1)
         positions = self.beam_lengths[parents]

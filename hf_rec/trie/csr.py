@@ -9,6 +9,7 @@ Shapes: N queried nodes · C most children of any of them · E all their childre
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,18 +21,20 @@ from hf_rec.columns import DEAD_NODE, NO_CHILD
 @dataclass(frozen=True, eq=False, repr=False)
 class TrieCSR:
     """
-    Item trie in compressed sparse rows; get one from [`ItemTrie.csr`]. Every tensor is int64 and on one device.
+    Item trie in compressed sparse rows; get one from [`ItemTrie.csr`]. Every attribute is int32, half the memory of
+    int64, and on one device; what the methods return is int64.
 
     A dead node (`-1`, the result of a step that the trie does not have) has no children and stays dead.
 
     Attributes:
         ptr (`torch.Tensor` of shape `(M + 1,)`): First edge of each node.
         tokens (`torch.Tensor` of shape `(M - 1,)`): Token id on each edge.
-        edge_keys (`torch.Tensor` of shape `(M - 1,)`): `parent * vocab_size + token` of each edge, ascending.
         num_children (`torch.Tensor` of shape `(M,)`): Number of tokens that may follow each node.
         num_leaves (`torch.Tensor` of shape `(M,)`): Number of leaves at or below each node.
         first_leaf (`torch.Tensor` of shape `(M,)`): Smallest leaf id at or below each node.
         depth (`torch.Tensor` of shape `(M,)`): Tokens between the root and each node.
+        chain_end (`torch.Tensor` of shape `(M,)`): Where the tokens that the trie forces behind each node lead: the
+            next node with a choice, or with one leaf below; the node itself where nothing is forced.
         leaf_ptr (`torch.Tensor` of shape `(L + 1,)`): First entry of each leaf in `leaf_rows`.
         leaf_rows (`torch.Tensor` of shape `(R,)`): Item rows, sorted within each leaf.
         vocab_size (`int`): Largest token id in the trie, plus 1.
@@ -41,11 +44,11 @@ class TrieCSR:
 
     ptr: Tensor
     tokens: Tensor
-    edge_keys: Tensor
     num_children: Tensor
     num_leaves: Tensor
     first_leaf: Tensor
     depth: Tensor
+    chain_end: Tensor
     leaf_ptr: Tensor
     leaf_rows: Tensor
     vocab_size: int
@@ -55,17 +58,17 @@ class TrieCSR:
     root = 0
 
     @classmethod
-    def from_arrays(cls, ptr: np.ndarray, tokens: np.ndarray, leaf_ptr: np.ndarray, leaf_rows: np.ndarray):
+    def from_arrays(
+        cls, ptr: np.ndarray, tokens: np.ndarray, leaf_ptr: np.ndarray, leaf_rows: np.ndarray
+    ) -> "TrieCSR":
         """Derive the per-node tensors from the four arrays that a trie file stores, on the CPU."""
-        ptr, tokens = ptr.astype(np.int64), tokens.astype(np.int64)
         num_children = np.diff(ptr)
-        num_leaves, first_leaf, depth = leaf_spans(ptr)
-        vocab_size = int(tokens.max()) + 1
-        edge_keys = np.repeat(np.arange(len(num_children)) * vocab_size, num_children) + tokens
+        num_leaves, first_leaf, depth = leaf_spans(ptr.astype(np.int64))
+        chain_end = _chain_ends(ptr, (num_children == 1) & (num_leaves > 1))
+        arrays = (ptr, tokens, num_children, num_leaves, first_leaf, depth, chain_end, leaf_ptr, leaf_rows)
         return cls(
-            *(torch.from_numpy(x) for x in (ptr, tokens, edge_keys, num_children, num_leaves, first_leaf, depth)),
-            *(torch.from_numpy(x.astype(np.int64)) for x in (leaf_ptr, leaf_rows)),
-            vocab_size=vocab_size,
+            *(torch.from_numpy(array.astype(np.int32)) for array in arrays),
+            vocab_size=int(tokens.max()) + 1,
             max_depth=int(depth.max()),
             max_children=int(num_children.max()),
         )
@@ -82,6 +85,24 @@ class TrieCSR:
     @property
     def device(self) -> torch.device:
         return self.ptr.device
+
+    @cached_property
+    def edge_keys(self) -> Tensor:
+        """`parent * vocab_size + token` of each edge, ascending; int64 of shape `(M - 1,)`, made when first needed."""
+        parents = torch.arange(len(self.depth), device=self.device)
+        parents = torch.repeat_interleave(parents, self.num_children, output_size=len(self.tokens))
+        return parents * self.vocab_size + self.tokens
+
+    @cached_property
+    def start(self) -> tuple[int, int]:
+        """The node behind what every item starts with, and the number of its children."""
+        node = int(self.chain_end[self.root])
+        return node, int(self.num_children[node])
+
+    @cached_property
+    def start_depth(self) -> int:
+        """Tokens that every item starts with."""
+        return int(self.depth[self.start[0]])
 
     def to(self, device: str | torch.device) -> "TrieCSR":
         """The same trie on `device`; `self` where it is there already."""
@@ -103,7 +124,7 @@ class TrieCSR:
         counts, starts = self._edge_ranges(nodes)
         columns = torch.arange(max(1, int(counts.max())) if counts.numel() else 1, device=self.device)
         edges = (starts[:, None] + columns).clamp(max=len(self.tokens) - 1)
-        return self.tokens[edges].masked_fill(columns >= counts[:, None], NO_CHILD)
+        return self.tokens[edges].long().masked_fill_(columns >= counts[:, None], NO_CHILD)
 
     def children_flat(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -121,7 +142,7 @@ class TrieCSR:
         torch.cumsum(counts, 0, out=offsets[1:])
         total = int(offsets[-1])
         shift = torch.repeat_interleave(starts - offsets[:-1], counts, output_size=total)
-        return self.tokens[torch.arange(total, device=self.device) + shift], offsets
+        return self.tokens[torch.arange(total, device=self.device) + shift].long(), offsets
 
     def step(self, nodes: Tensor, tokens: Tensor) -> Tensor:
         """
@@ -143,7 +164,7 @@ class TrieCSR:
     def leaf(self, nodes: Tensor) -> Tensor:
         """Leaf id of each node (`torch.LongTensor` of any shape); `-1` where a path does not end there."""
         alive = nodes.clamp(min=0)
-        return torch.where((nodes >= 0) & (self.num_children[alive] == 0), self.first_leaf[alive], -1)
+        return torch.where((nodes >= 0) & (self.num_children[alive] == 0), self.first_leaf[alive].long(), -1)
 
     def items(self, leaf: int) -> list[int]:
         """Item rows of one leaf, ascending: more than one where items share a token path."""
@@ -157,7 +178,7 @@ class TrieCSR:
         if num_rows <= largest:
             raise ValueError(f"`num_rows` must be greater than the trie's largest row, {largest}, got {num_rows}.")
         leaves = torch.full((num_rows,), -1, dtype=torch.long, device=self.device)
-        leaves[self.leaf_rows] = torch.repeat_interleave(
+        leaves[self.leaf_rows.long()] = torch.repeat_interleave(
             torch.arange(len(self), device=self.device), self.leaf_ptr.diff(), output_size=len(self.leaf_rows)
         )
         return leaves
@@ -194,6 +215,16 @@ def leaf_spans(ptr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         shift = first_leaf[start:stop] - before[ptr[start:stop] - ptr[start]]
         first_leaf[stop : stop + len(before) - 1] = before[:-1] + np.repeat(shift, num_children[start:stop])
     return num_leaves, first_leaf, np.repeat(np.arange(len(levels)), np.diff(bounds))
+
+
+def _chain_ends(ptr: np.ndarray, is_forced: np.ndarray) -> np.ndarray:
+    """Last node of the run of forced tokens behind each node; each round follows twice as many of them."""
+    ends = np.where(is_forced, ptr[:-1] + 1, np.arange(len(is_forced)))
+    while True:
+        further = ends[ends]
+        if (further == ends).all():
+            return ends
+        ends = further
 
 
 def _leaves_before(num_leaves: np.ndarray, ptr: np.ndarray, start: int, stop: int) -> np.ndarray:

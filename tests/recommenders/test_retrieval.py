@@ -7,6 +7,7 @@ from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.hub import load_recommender, save_recommender
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
+from hf_rec.recommenders.allowed_items import AllowedItems
 from hf_rec.recommenders.item_index import ItemIndex
 from hf_rec.recommenders.prompt_vectors import PromptVectors, token_batches
 from hf_rec.recommenders.retrieval import RetrievalRecommender
@@ -44,7 +45,7 @@ class TestIndex:
         expected = scores.topk(7)
         for chunk in (500, 64):
             monkeypatch.setattr("hf_rec.recommenders.item_index.ITEMS_AT_ONCE", chunk)
-            found, rows = make_index(vectors).search(users, 7)
+            found, rows, _ = make_index(vectors).search(users, 7)
             torch.testing.assert_close(found, expected.values)
             assert rows.tolist() == expected.indices.tolist()
 
@@ -54,14 +55,14 @@ class TestIndex:
         vectors[8] = 2.0
         for chunk in (10, 3):
             monkeypatch.setattr("hf_rec.recommenders.item_index.ITEMS_AT_ONCE", chunk)
-            scores, rows = make_index(vectors).search(torch.ones(1, 2), 4)
+            scores, rows, nan_scores = make_index(vectors).search(torch.ones(1, 2), 4)
+            assert nan_scores.tolist() == [1]
             assert rows.tolist() == [[8, 0, 1, 2]] and scores.tolist() == [[4, 2, 2, 2]]
 
     def test_what_is_not_allowed_is_not_listed(self):
         vectors, users = torch.randn(9, 3), torch.randn(2, 3)
-        allowed = np.zeros((2, 9), dtype=bool)
-        allowed[0, [2, 5]] = True
-        scores, rows = make_index(vectors).search(users, 4, allowed)
+        allowed = AllowedItems([np.array([2, 5]), np.array([], dtype=np.int64)], True, 9)
+        scores, rows, _ = make_index(vectors).search(users, 4, allowed)
         assert set(rows[0, :2].tolist()) == {2, 5} and rows[0, 2:].tolist() == [-1, -1]
         assert rows[1].tolist() == [-1] * 4 and (scores[1] == -torch.inf).all()
 

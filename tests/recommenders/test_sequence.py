@@ -8,7 +8,7 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.hub import load_recommender, save_recommender
 from hf_rec.metrics.ranking import rank_bounds
 from hf_rec.models import BERT4RecConfig, BERT4RecModel, CaserConfig, CaserModel, SASRecConfig, SASRecModel
-from hf_rec.recommenders.ranks import rank_targets
+from hf_rec.recommenders.ranks import exact_ranks
 from hf_rec.recommenders.sequence import SequenceRecommender
 
 
@@ -102,10 +102,12 @@ class TestOrder:
     def test_nan_scores_are_in_no_list(self, tied):
         with torch.no_grad():
             tied.model.item_embedding.weight[26] = torch.nan
-        assert "i25" not in tied.recommend([["i1"]], k=N).item_ids[0]
+        found = tied.recommend([["i1"], ["i2"]], k=N, exclude=[[], ["i25"]])
+        assert "i25" not in found.item_ids[0]
+        assert found.nan_scores.tolist() == [1, 0] and found.certified.tolist() == [False, True]
 
 
-class TestRankTargets:
+class TestExactRanks:
     def test_ranks_are_the_bounds_over_all_items(self):
         model = MODELS["caser"].eval()
         vectors, targets = torch.randn(9, 8), torch.arange(9) * 3
@@ -113,19 +115,19 @@ class TestRankTargets:
         seen[:, -1] = targets.where(targets % 2 == 0, seen[:, -1])  # some targets are seen
         scores = model.score_items(vectors).detach()
         nll = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
-        better, tied, found = rank_targets(model, vectors, targets)
+        better, tied, found = exact_ranks(model.score_items, N, vectors, targets)
         expected = rank_bounds(scores.numpy(), targets.numpy())
         np.testing.assert_array_equal((better.numpy(), tied.numpy()), expected)
         torch.testing.assert_close(found, nll)
         for row, items in enumerate(seen):
             scores[row, items[items >= 0]] = -torch.inf
-        better, tied, found = rank_targets(model, vectors, targets, seen)
+        better, tied, found = exact_ranks(model.score_items, N, vectors, targets, seen)
         np.testing.assert_array_equal((better.numpy(), tied.numpy()), rank_bounds(scores.numpy(), targets.numpy()))
         torch.testing.assert_close(found, nll)  # a probability among all items, seen or not
 
     def test_a_nan_score_ranks_last(self):
         model = SASRecModel(SASRecConfig(num_items=N, hidden_size=8))
-        better, tied, _ = rank_targets(model, torch.full((1, 8), torch.nan), torch.tensor([4]))
+        better, tied, _ = exact_ranks(model.score_items, N, torch.full((1, 8), torch.nan), torch.tensor([4]))
         assert (better.item(), tied.item()) == (N - 1, 0)
 
 

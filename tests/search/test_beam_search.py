@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.search import beam_search, cache_probe, prefix_cache
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
+from hf_rec.search.leaf_filter import LeafFilter
 from hf_rec.search.logits_process import TrieLogitsProcessor
 from hf_rec.trie.item_trie import ItemTrie
 
@@ -16,6 +18,11 @@ SCORINGS = ["valid", "full_vocab"]
 
 def search(model, problem, num_beams=12, **settings):
     return trie_beam_search(model, problem.input_ids, problem.attention_mask, problem.csr, num_beams, **settings)
+
+
+def leaf_filter(allowed, named="allowed"):
+    lists = [np.flatnonzero(row if named == "allowed" else ~row) for row in allowed.numpy()]
+    return LeafFilter.from_lists(lists, allowed.shape[1], named == "allowed", "cpu")
 
 
 def family(name):
@@ -146,11 +153,11 @@ class TestTrieBeamSearch:
         exact = problem.exact_scores(model, scoring=scoring)
         allowed = torch.rand(3, 12, generator=torch.Generator().manual_seed(1)) < 0.5
         allowed[2] = False
-        found = search(model, problem, num_beams=12, scoring=scoring, allowed_leaves=allowed)
+        found = search(model, problem, num_beams=12, scoring=scoring, allowed_leaves=leaf_filter(allowed))
         expected = exact.masked_fill(~allowed, -torch.inf).sort(dim=1, descending=True)
         torch.testing.assert_close(found.scores, expected.values)
         assert torch.equal(found.leaves, expected.indices.masked_fill(expected.values == -torch.inf, -1))
-        for_all = search(model, problem, num_beams=12, scoring=scoring, allowed_leaves=allowed[:1])
+        for_all = search(model, problem, num_beams=12, scoring=scoring, allowed_leaves=leaf_filter(allowed[:1]))
         torch.testing.assert_close(for_all.scores[0], found.scores[0])
         assert set(for_all.leaves[1].tolist()) == set(found.leaves[0].tolist())
 
@@ -162,7 +169,8 @@ class TestTrieBeamSearch:
             exact = problem.exact_scores(model, scoring=scoring)
             allowed = torch.rand(3, 12, generator=torch.Generator().manual_seed(seed)) < 0.7
             for num_beams, num_results in ((1, 1), (2, 1), (3, 2), (6, 3)):
-                settings = {"scoring": scoring, "allowed_leaves": allowed, "num_results": num_results}
+                filtered = leaf_filter(allowed, named="forbidden" if seed % 2 else "allowed")
+                settings = {"scoring": scoring, "allowed_leaves": filtered, "num_results": num_results}
                 found = search(model, problem, num_beams=num_beams, **settings)
                 best = exact.masked_fill(~allowed, -torch.inf).topk(num_results, dim=1).values
                 missing = torch.nn.functional.pad(exact.masked_fill(~allowed, -torch.inf), (0, 1), value=-torch.inf)
@@ -178,6 +186,7 @@ class TestTrieBeamSearch:
         model.transformer.ln_f.bias.data[0] = torch.nan
         found = search(model, problem)
         assert (found.leaves == -1).all() and (found.scores == -torch.inf).all()
+        assert found.nan_scores.tolist() == [len(problem.csr.children(torch.tensor([0]))[0])] * 3
 
     def test_an_adapter_counts(self, problem, tiny_lm):
         from peft import LoraConfig, PromptTuningConfig, get_peft_model

@@ -186,6 +186,10 @@ class Prompt:
         """How many items of a history, the newest, its prompt keeps."""
         return len(self._keep(history))
 
+    def count_tokens(self, history: Sequence[int]) -> int:
+        """`len(encode_history(history))`, without making it."""
+        return len(self._head) + int(self._lengths[self._keep(history)].sum()) + len(self._tail)
+
     def encode_example(
         self, history: Sequence[int], target: int, supervise_from: int | None = None, supervise: str = "last"
     ) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.hub import save_recommender
 from hf_rec.models.loading import load_weights
 from hf_rec.models.sequence.base import SequencePreTrainedModel
-from hf_rec.recommenders.ranks import rank_targets
+from hf_rec.recommenders.ranks import exact_ranks
 from hf_rec.recommenders.sequence import SequenceRecommender
 from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.seeded_draws import position_keys, row_keys
@@ -261,7 +261,9 @@ class SequentialTrainer(RecommenderTrainer):
         with torch.no_grad():
             with self.accelerator.autocast():
                 vectors = core.user_vectors(inputs[INPUT_IDS])
-            better, tied, nll = rank_targets(core, vectors.float(), inputs[TARGET], seen)
+            better, tied, nll = exact_ranks(
+                core.score_items, core.config.num_items, vectors.float(), inputs[TARGET], seen
+            )
         return nll.mean(), (better, tied, nll), inputs[TARGET]
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
