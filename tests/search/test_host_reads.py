@@ -32,7 +32,7 @@ WAITING = {
 
 
 class HostReads(TorchDispatchMode):
-    """Counts, by the line of hf_rec that asks (`""` for one of transformers), what would make a GPU and its host wait."""
+    """Counts, by the line of hf_rec that asks (`""` for one of transformers), what would make a GPU wait."""
 
     def __init__(self):
         super().__init__()
