@@ -32,8 +32,7 @@ from hf_rec.hub.files import (
 )
 from hf_rec.models.weight_files import weights_sha256
 from hf_rec.recommenders.controls import Control
-from hf_rec.recommenders.item_index import INDEX_FILE as ITEM_INDEX_FILE
-from hf_rec.recommenders.item_index import index_weights
+from hf_rec.recommenders.item_index import ITEM_INDEX_FILE, index_weights
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.trie.item_trie import ItemTrie
 

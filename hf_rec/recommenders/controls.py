@@ -4,7 +4,7 @@ Controls: what every measured model must beat. They count events of the train sp
 Shapes: U users · N items of the catalog · P different pairs of an item and its successor.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
