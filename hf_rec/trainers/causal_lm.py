@@ -41,10 +41,10 @@ def load_for_training(
     return load_weights(AutoModelForCausalLM, name, **options)
 
 
-def with_revision(peft_config: PeftConfig, model_init_kwargs: dict[str, Any] | None) -> PeftConfig:
+def with_revision(peft_config: PeftConfig, revision: str | None) -> PeftConfig:
     """A copy of an adapter's configuration that names the revision of the base model."""
     config = copy.copy(peft_config)
-    config.revision = (model_init_kwargs or {}).get("revision") or config.revision
+    config.revision = revision or config.revision
     return config
 
 

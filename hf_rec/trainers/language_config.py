@@ -22,7 +22,7 @@ class LanguageConfig(RecommenderConfig):
         prompt_form (`str`, *optional*, defaults to `"plain"`):
             `"plain"`, `"alpaca"` or `"chat"`. This and the next two make a prompt where neither the trainer nor the
             folder of the model has one.
-        max_length (`int`, *optional*, defaults to `512`):
+        max_length (`int` or `None`, *optional*, defaults to `512`):
             Tokens of prompt and answer; the oldest items of a history are dropped to fit.
         max_history (`int` or `None`, *optional*, defaults to `None`):
             Most items of a history; `None` for as many as fit.
@@ -49,7 +49,7 @@ class LanguageConfig(RecommenderConfig):
     prompt_form: Literal["plain", "alpaca", "chat"] = field(
         default="plain", metadata={"help": "Form of a new prompt."}
     )
-    max_length: int = field(default=512, metadata={"help": "Tokens of prompt and answer."})
+    max_length: int | None = field(default=512, metadata={"help": "Tokens of prompt and answer."})
     max_history: int | None = field(default=None, metadata={"help": "Most items of a history."})
     seen: Seen = field(
         default="keep", metadata={"help": "May the ranking in evaluation list items of a row's own history?"}
@@ -66,6 +66,11 @@ class LanguageConfig(RecommenderConfig):
     )
 
     _VALID_DICT_FIELDS = RecommenderConfig._VALID_DICT_FIELDS + ["model_init_kwargs"]
+
+    @property
+    def loading_options(self) -> dict[str, Any]:
+        """`model_init_kwargs` as a dictionary of its own."""
+        return {} if isinstance(self.model_init_kwargs, str) else dict(self.model_init_kwargs or {})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,6 +40,7 @@ class LanguageTrainer(RecommenderTrainer):
     prompt: Prompt | None
     trie: ItemTrie | None
     csr: TrieCSR | None
+    data_collator: Any
 
     def take_items(self, start: StartingPoint, args: LanguageConfig) -> None:
         """Keep the items of a starting point."""
@@ -53,7 +54,7 @@ class LanguageTrainer(RecommenderTrainer):
 
     def recommender(self) -> LanguageModelRecommender:
         """The model as it is now, under the contract of `recommend` and `score`; sharded, within `whole_weights()`."""
-        if self.catalog is None:
+        if self.catalog is None or self.prompt is None or self.csr is None:
             raise ValueError("A recommender needs the items: give the trainer a `catalog`.")
         return LanguageModelRecommender(
             self.accelerator.unwrap_model(self.model),

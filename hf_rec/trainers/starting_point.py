@@ -123,7 +123,7 @@ class StartingPoint:
                 of the model's folder is refused.
             quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
         """
-        folder, revision = None, (args.model_init_kwargs or {}).get("revision")
+        folder, revision = None, args.loading_options.get("revision")
         if not isinstance(model, PreTrainedModel | nn.Module):
             folder = RecommenderFolder.find(os.fspath(model), revision)
         if folder is not None:
@@ -136,7 +136,7 @@ class StartingPoint:
             _refuse_unused(args, quantization_config)
         else:
             name = os.fspath(model) if folder is None else str(folder.folder)
-            loaded = load_for_training(name, args.model_init_kwargs, quantization_config)
+            loaded = load_for_training(name, args.loading_options, quantization_config)
         refuse_router_loss(loaded)
         if prompt is not None:
             check_positions(loaded.config, prompt.max_length)

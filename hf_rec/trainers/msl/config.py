@@ -40,6 +40,7 @@ class MSLConfig(LanguageConfig):
     loss_type: Literal["msl", "lml"] = field(
         default="msl", metadata={"help": "Masked softmax loss, or language modelling loss (plain SFT)."}
     )
+    max_length: int = field(default=512, metadata={"help": "Tokens of prompt and answer."})
     adaptive_tau: bool = field(default=False, metadata={"help": "Adapt the temperature once per optimizer step."})
     eta: float = field(default=0.25, metadata={"help": "Wanted probability of an item's first token, in (0, 1)."})
     tau_min: float = field(default=1.5, metadata={"help": "Lower limit of the adaptive temperature."})

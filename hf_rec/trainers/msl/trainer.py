@@ -33,6 +33,7 @@ from hf_rec.trainers.packed_rows import PackedRows
 from hf_rec.trainers.selection_metric import check_selection_metric
 from hf_rec.trainers.starting_point import StartingPoint, model_name, padding_token
 from hf_rec.trainers.trie_logits import root_children, valid_logits, vocabulary_logits
+from hf_rec.trie.csr import TrieCSR
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -96,6 +97,11 @@ class MSLTrainer(LanguageTrainer):
     ```
     """
 
+    catalog: Catalog
+    prompt: Prompt
+    trie: ItemTrie
+    csr: TrieCSR
+
     def __init__(
         self,
         model: str | os.PathLike | PreTrainedModel,
@@ -129,7 +135,7 @@ class MSLTrainer(LanguageTrainer):
             raise ValueError("`catalog` is required: it holds the items that the model may name.")
         model = start.model
         if peft_config is not None:
-            model = add_adapter(model, with_revision(peft_config, args.model_init_kwargs), args)
+            model = add_adapter(model, with_revision(peft_config, args.loading_options.get("revision")), args)
         self.take_items(start, args)
         self._user_metrics = compute_metrics
         pad_token_id, csr = padding_token(start.tokenizer), self.trie.csr()

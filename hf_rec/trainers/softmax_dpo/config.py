@@ -8,20 +8,20 @@ from trl import DPOConfig
 from hf_rec.trainers.language_config import LanguageConfig
 
 
-# DPO's arguments that the softmax loss has no place for, and the only value they may have
-_UNUSED = {
-    "loss_type": ["sigmoid"],
-    "loss_weights": None,
-    "ld_alpha": None,
-    "f_divergence_type": "reverse_kl",
-    "label_smoothing": 0.0,
-    "use_weighting": False,
-    "discopop_tau": 0.05,
-    "f_alpha_divergence_coef": 0.5,
-    "truncation_mode": "keep_start",
-    "padding_free": False,
-    "pad_to_multiple_of": "auto",
-    "pad_token": None,
+# DPO's arguments that this trainer has no place for, and the values they may have: TRL's defaults
+_UNUSED: dict[str, tuple] = {
+    "loss_type": (["sigmoid"], "sigmoid"),
+    "loss_weights": (None,),
+    "ld_alpha": (None,),
+    "f_divergence_type": ("reverse_kl",),
+    "f_alpha_divergence_coef": (0.5,),
+    "label_smoothing": (0.0,),
+    "use_weighting": (False,),
+    "discopop_tau": (0.05,),
+    "truncation_mode": ("keep_start",),
+    "padding_free": (False,),
+    "pad_to_multiple_of": (None, "auto"),
+    "pad_token": (None,),
 }
 # The reference stays as it is: a checkpoint keeps its hash, not its weights
 _FIXED_REFERENCE = {"sync_ref_model": False, "ref_model_mixup_alpha": 0.6, "ref_model_sync_steps": 512}
@@ -77,12 +77,10 @@ class SoftmaxDPOConfig(LanguageConfig, DPOConfig):
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
 
     def __post_init__(self) -> None:
-        if isinstance(self.loss_type, str):
-            self.loss_type = [self.loss_type]
-        for name, value in _UNUSED.items():
-            if getattr(self, name) != value:
+        for name, values in _UNUSED.items():
+            if getattr(self, name) not in values:
                 raise ValueError(
-                    f"`{name}` must be {value!r}, got {getattr(self, name)!r}: this trainer would ignore it. Use "
+                    f"`{name}` must be {values[0]!r}, got {getattr(self, name)!r}: this trainer would ignore it. Use "
                     "trl.DPOTrainer for the other ways of DPO."
                 )
         for name, value in _FIXED_REFERENCE.items():

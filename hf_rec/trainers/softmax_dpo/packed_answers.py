@@ -42,8 +42,14 @@ class PackedAnswers:
     @classmethod
     def from_batch(cls, batch: dict[str, Tensor]) -> "PackedAnswers":
         """The fields of a batch; what else it holds is left."""
-        names = (INPUT_IDS, POSITION_IDS, ANSWERS, ANSWER_LENGTHS, PLAIN_POSITIONS)
-        return cls(*(batch[name] for name in names), TrieTargets.from_batch(batch))
+        return cls(
+            batch[INPUT_IDS],
+            batch[POSITION_IDS],
+            batch[ANSWERS],
+            batch[ANSWER_LENGTHS],
+            batch[PLAIN_POSITIONS],
+            TrieTargets.from_batch(batch),
+        )
 
     def select(self, packed: bool) -> tuple[dict[str, Tensor], TrieTargets]:
         """

@@ -76,7 +76,14 @@ class PromptSharing:
             return False
         return self.works
 
-    def _probe(self, model, head, batch: PackedAnswers, accelerator: Accelerator, base: nn.Module) -> str | None:
+    def _probe(
+        self,
+        model: nn.Module,
+        head: CompactHead | None,
+        batch: PackedAnswers,
+        accelerator: Accelerator,
+        base: nn.Module,
+    ) -> str | None:
         """What speaks against packed rows."""
         gap, error = float("inf"), None
         with evaluation_mode(model):

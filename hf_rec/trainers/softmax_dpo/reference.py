@@ -73,7 +73,7 @@ def second_model(
         return frozen_copy(loaded)
     if isinstance(model, nn.Module):
         return None
-    return load_for_training(os.fspath(model), args.model_init_kwargs).requires_grad_(False).eval()
+    return load_for_training(os.fspath(model), args.loading_options).requires_grad_(False).eval()
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

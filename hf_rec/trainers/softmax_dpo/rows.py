@@ -3,6 +3,8 @@ Preference rows of every kind, tokenised: `prompt_ids`, `chosen_ids`, and `rejec
 """
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -12,7 +14,7 @@ from transformers.utils import logging
 from trl.data_utils import _tokenize, common_prefix_length, extract_prompt, is_conversational
 
 from hf_rec.columns import CHOSEN, HISTORY, REJECTED, TARGET
-from hf_rec.data.negatives import PopularityNegatives, RankedNegatives, UniformNegatives, add_negatives
+from hf_rec.data.negatives import NegativeSource, PopularityNegatives, RankedNegatives, UniformNegatives, add_negatives
 from hf_rec.data.preference_collator import CHOSEN_IDS, PROMPT_IDS, REJECTED_IDS
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
@@ -101,10 +103,15 @@ def with_negatives(
     columns = dataset.column_names or list(next(iter(dataset)))
     if REJECTED in columns or (args.negatives == "in_batch" and is_train):
         return dataset
-    source = UniformNegatives(len(same_answer))
-    if args.negatives == "hard" and is_train:
+    source: NegativeSource = UniformNegatives(len(same_answer))
+    if args.negatives == "hard" and args.ranked_lists is not None and is_train:
         source = RankedNegatives.from_file(args.ranked_lists, dataset, len(same_answer))
     if args.negatives == "popularity":
+        if counts is None:
+            raise ValueError(
+                "`negatives='popularity'` needs a `train_dataset` that can be counted: a `datasets.Dataset` of item "
+                "rows. Give negatives in the column `rejected`, or use 'random'."
+            )
         source = PopularityNegatives(counts)
     return add_negatives(
         dataset,
@@ -119,7 +126,7 @@ def with_negatives(
 def tokenised(
     dataset: Dataset | IterableDataset,
     kind: str,
-    encode,
+    encode: Callable[[dict], dict],
     *,
     may_lack_rejected: bool,
     max_length: int | None,
@@ -187,8 +194,8 @@ def check_row(row: dict, number: int, may_lack_rejected: bool, trie: ItemTrie | 
             f"Row {number}: `{REJECTED}` answer {row[REJECTED_IDS].index(row[CHOSEN_IDS])} equals the chosen one. "
             "Drop it; items that share a title are one answer."
         )
-    for answer in [row[CHOSEN_IDS], *row[REJECTED_IDS]] if trie is not None else []:
-        if not trie.items(answer):
+    for answer in [row[CHOSEN_IDS], *row[REJECTED_IDS]]:
+        if trie is not None and not trie.items(answer):
             raise ValueError(
                 f"Row {number}: the answer {answer} is no item of the trie. Make answers with `Prompt.encode_item`, "
                 "or use `scoring='full_vocab'`."
@@ -204,16 +211,18 @@ def most_rejected(dataset: Dataset) -> int:
     return pc.max(pc.list_value_length(column)).as_py() or 0
 
 
-def _is_list_of_answers(rejected) -> bool:
+def _is_list_of_answers(rejected: Any) -> bool:
     """Text: a list of `str`. Messages: a list of lists; a single conversation is a list of `dict`."""
     return isinstance(rejected, list) and not (rejected and isinstance(rejected[0], dict))
 
 
-def _as_list(rejected) -> list:
+def _as_list(rejected: Any) -> list:
     return rejected if _is_list_of_answers(rejected) else [rejected]
 
 
-def _encode_row(row: dict, number: int, encode, may_lack_rejected: bool, trie: ItemTrie | None) -> dict:
+def _encode_row(
+    row: dict, number: int, encode: Callable[[dict], dict], may_lack_rejected: bool, trie: ItemTrie | None
+) -> dict:
     return check_row(encode(row), number, may_lack_rejected, trie)
 
 

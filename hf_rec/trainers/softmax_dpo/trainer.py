@@ -6,12 +6,13 @@ import math
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
@@ -171,10 +172,12 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         if ref_model is None and not is_peft_model(start.model) and peft_config is None:
             ref_model = None if args.precompute_ref_log_probs else second_model(model, start.model, args)
         if peft_config is not None:
-            peft_config = with_revision(peft_config, args.model_init_kwargs)
+            peft_config = with_revision(peft_config, args.loading_options.get("revision"))
         # Before the engines wrap and share out the weights, so that each of them finds the same
         self._reference = describe_reference(start.model, ref_model, has_new_adapter=peft_config is not None)
-        self._counts = self._warm = None
+        self._answer_trie = start.trie if args.scoring == "valid" else None
+        self._counts: np.ndarray | None = None
+        self._warm: Tensor | None = None
         self._noted_sums: Tensor | None = (
             None  # of values and of their number, (2, metrics): on the device until logged
         )
@@ -183,7 +186,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         self._max_length = min(limits, default=None)  # of a prompt with one answer
         self._collator = PreferenceCollator(
             pad_token_id=padding_token(start.tokenizer),
-            trie=self.trie.csr() if args.scoring == "valid" else None,
+            trie=None if self._answer_trie is None else self._answer_trie.csr(),
             in_batch=args.negatives == "in_batch",
         )
         self._score_answers = AnswerScorer(
@@ -193,6 +196,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         )
         model_init_kwargs, args = args.model_init_kwargs, copy.copy(args)
         args.model_init_kwargs = None  # used up; DPOTrainer warns of what it would ignore
+        self._awaits_training_rows = True
         self._before_rows = ExitStack()
         with self._before_rows:
             self._before_rows.enter_context(_without_head_adapter(start.model))
@@ -227,17 +231,18 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         dataset_name: str,
     ) -> Dataset | IterableDataset:
         self._before_rows.close()
+        is_train, self._awaits_training_rows = self._awaits_training_rows, False  # `dataset_name` may be a user's
         kind = row_kind(dataset.column_names or list(next(iter(dataset))))
-        encode = {
-            "items": partial(encode_items, prompt=self.prompt),
-            "text": partial(encode_text, processing_class=processing_class),
-            "tokens": dict,
-        }[kind]
+        encode: Callable[[dict], dict] = dict
+        if kind == "items":
+            encode = partial(encode_items, prompt=self._known_prompt())
+        elif kind == "text":
+            encode = partial(encode_text, processing_class=processing_class)
         settings = (Hasher.hash(processing_class), self._max_length, self.tau, args.scoring)
         hashes = [part and part.sha256 for part in (self.catalog, self.prompt, self.trie)]
         with PartialState().main_process_first():
             if kind == "items":
-                dataset = self._with_negatives(dataset, args, is_train=dataset_name == "train")
+                dataset = self._with_negatives(dataset, args, is_train)
             dataset = tokenised(
                 dataset,
                 kind,
@@ -245,7 +250,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
                 may_lack_rejected=args.negatives == "in_batch",
                 max_length=self._max_length,
                 settings=(*settings, *hashes),  # what tokens and cached log-probabilities of the reference depend on
-                trie=self.trie if args.scoring == "valid" else None,
+                trie=self._answer_trie,
                 num_proc=args.dataset_num_proc,
             )
         if isinstance(dataset, Dataset):
@@ -255,15 +260,19 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
     def _with_negatives(
         self, dataset: Dataset | IterableDataset, args: SoftmaxDPOConfig, is_train: bool
     ) -> Dataset | IterableDataset:
-        if self.catalog is None:
-            raise ValueError(f"Rows with `{HISTORY}` and `{TARGET}` need `catalog`, whose rows they are.")
-        num_items = len(self.catalog)
+        num_items = len(self._known_prompt())
         check_catalog_rows(dataset, num_items)
         if is_train and isinstance(dataset, Dataset):
             self._counts = label_counts(dataset, num_items)
             self._warm = warm_leaves(dataset, self.csr, num_items)
-        leaf_of_row = self.trie.csr().row_leaf(num_items).numpy()
+        assert self.csr is not None  # where there is a prompt, there is a trie
+        leaf_of_row = self.csr.row_leaf(num_items).cpu().numpy()
         return with_negatives(dataset, args, leaf_of_row, self._counts, is_train)
+
+    def _known_prompt(self) -> Prompt:
+        if self.prompt is None:
+            raise ValueError(f"Rows with `{HISTORY}` and `{TARGET}` need `catalog`, whose rows they are.")
+        return self.prompt
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS, REF_CHOSEN, REF_REJECTED]
@@ -311,7 +320,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
     def _note_targets(self, losses: Tensor, nll: Tensor, batch: PackedAnswers) -> None:
         """Mean `-log P` of the chosen answers; it and the loss of those that occur in training."""
         noted = {"nll": nll}
-        if self._warm is not None:
+        if self._warm is not None and self.csr is not None:
             warm = self._warm.to(nll.device)[batch.chosen_leaves(self.csr)]
             noted |= {"nll_warm": nll.masked_fill(~warm, torch.nan), "loss_warm": losses.masked_fill(~warm, torch.nan)}
         self._note("eval", noted)
@@ -371,6 +380,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         return loss, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
 
     def _note_ranks(self, model: nn.Module, batch: PackedAnswers) -> None:
+        assert self.csr is not None  # a ranking needs items
         leaves, scores = self.rank_prompts(model, *batch.prompts())
         targets = batch.chosen_leaves(self.csr).tolist()
         places = list_bounds(leaves.tolist(), scores.cpu().numpy(), targets)
