@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from hf_rec.columns import USER_ID
 from hf_rec.files import file_sha256, replacing_folder
 from hf_rec.metrics.ranking import metric_values
-from hf_rec.metrics.significance import cluster_bootstrap, holm, sign_flip_test
+from hf_rec.metrics.significance import NUM_FLIPS, cluster_bootstrap, holm, sign_flip_test
 
 
 FORMAT, FORMAT_VERSION = "hf_rec.evaluation.full", 2
@@ -148,7 +148,7 @@ def compare_runs(
     dirs: Sequence[RunPath | Sequence[RunPath]],
     metric: str | Sequence[str] = "ndcg@10",
     *,
-    num_samples: int = 10_000,
+    num_samples: int = NUM_FLIPS,
     seed: int = 0,
 ) -> list[Comparison]:
     """

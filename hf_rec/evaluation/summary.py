@@ -10,13 +10,13 @@ from hf_rec.columns import TARGET_ROW, USER_ID
 from hf_rec.evaluation.run_files import FORMAT, FORMAT_VERSION, TITLE_LEVEL, row_values, rows_sha256
 from hf_rec.metrics.beyond_accuracy import certified_share
 from hf_rec.metrics.ranking import METRICS
-from hf_rec.metrics.significance import cluster_bootstrap
+from hf_rec.metrics.significance import LEVEL, NUM_SAMPLES, cluster_bootstrap
 
 
 if TYPE_CHECKING:
     from hf_rec.data.catalog import Catalog
 
-_LEVEL, _NUM_SAMPLES, _SEED = 0.95, 2000, 0  # of the bootstrap intervals
+_SEED = 0  # of the bootstrap intervals
 
 
 def summarize(settings: dict[str, Any], predictions: pa.Table, catalog: "Catalog") -> dict[str, Any]:
@@ -45,7 +45,7 @@ def summarize(settings: dict[str, Any], predictions: pa.Table, catalog: "Catalog
         "items": len(catalog),
         "rows_sha256": rows_sha256(users, targets),
         "catalog_sha256": catalog.sha256,
-        "interval": {"level": _LEVEL, "unit": "user", "samples": _NUM_SAMPLES, "seed": _SEED},
+        "interval": {"level": LEVEL, "unit": "user", "samples": NUM_SAMPLES, "seed": _SEED},
         "metrics": _intervals(predictions, ks, protocol),
         "slices": slices,
         "certified_share": certified_share(predictions["certified"].to_pylist()),
@@ -58,7 +58,7 @@ def _intervals(predictions: pa.Table, ks: Sequence[int], protocol: str) -> dict[
     names = [f"{level}{name}@{k}" for level in ("", TITLE_LEVEL) for k in ks for name in METRICS]
     values = np.stack([row_values(predictions, name) for name in names], axis=1)
     users = predictions[USER_ID].to_pylist()
-    bounds = cluster_bootstrap(values, users, level=_LEVEL, num_samples=_NUM_SAMPLES, seed=_SEED)
+    bounds = cluster_bootstrap(values, users, level=LEVEL, num_samples=NUM_SAMPLES, seed=_SEED)
     return {
         f"{protocol}/{name}": {"mean": float(mean), "low": float(low), "high": float(high)}
         for name, mean, low, high in zip(names, *bounds, strict=True)

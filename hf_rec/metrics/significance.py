@@ -11,11 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
+LEVEL, NUM_SAMPLES = 0.95, 2000  # of bootstrap intervals
+NUM_FLIPS = 10_000  # of sign-flip tests
 _BLOCK = 2**22  # numbers drawn at a time: about 32 MiB, whatever the number of clusters
 
 
 def cluster_bootstrap(
-    values: ArrayLike, clusters: Sequence[Hashable], *, level: float = 0.95, num_samples: int = 2000, seed: int = 0
+    values: ArrayLike,
+    clusters: Sequence[Hashable],
+    *,
+    level: float = LEVEL,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Percentile bootstrap interval of the mean over rows, drawing whole clusters with replacement.
@@ -54,7 +61,7 @@ def cluster_bootstrap(
 
 
 def sign_flip_test(
-    differences: ArrayLike, clusters: Sequence[Hashable], *, num_samples: int = 10_000, seed: int = 0
+    differences: ArrayLike, clusters: Sequence[Hashable], *, num_samples: int = NUM_FLIPS, seed: int = 0
 ) -> np.ndarray:
     """
     Two-sided p-value of a paired comparison, by flipping the sign of all differences of a user together.

@@ -51,7 +51,7 @@ _STYLE = {
 
 def loss_figure(trainings: Sequence[Training]) -> "Figure | None":
     """Training loss by optimizer step, all trainings in one figure; raw values pale, their running mean on top."""
-    return _by_step(trainings, "loss", "Training loss", "loss (nats per counted token)")
+    return _by_step(trainings, "loss", "Training loss", "loss (nats per label)")
 
 
 def gradient_share_figure(trainings: Sequence[Training]) -> "Figure | None":
