@@ -7,6 +7,7 @@ over rows. Padding is on the left and as short as the batch allows.
 Shapes: B rows of a batch · S longest history of the batch. Padding is -1 in items and -100 in labels.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -56,7 +57,13 @@ class ItemRows:
         ends (`np.ndarray` of shape `[R]`): End of each row in `events`; its last event is the target.
     """
 
-    def __init__(self, histories, targets, supervise_from=None, num_items: int | None = None):
+    def __init__(
+        self,
+        histories: list[np.ndarray] | tuple[np.ndarray, np.ndarray],
+        targets: np.ndarray,
+        supervise_from: np.ndarray | list[int] | None = None,
+        num_items: int | None = None,
+    ):
         if isinstance(histories, list):
             lengths = np.array([len(history) for history in histories], dtype=np.int64)
             values = np.concatenate([*histories, np.empty(0, np.int64)]).astype(np.int64)
@@ -170,7 +177,7 @@ class TrainingBatches:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
-    def __getitems__(self, indices) -> dict[str, np.ndarray]:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """
         `input_ids` `[B, S]` and `labels`: `[B, S]`, or `[B, 1]` for prefixes.
 
@@ -211,7 +218,7 @@ class EvaluationBatches:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
-    def __getitems__(self, indices) -> dict[str, np.ndarray]:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """`input_ids` `[B, S]`, `target` `[B]`, and `seen` `[B, H]`: the whole histories, left padded with -1."""
         indices = np.asarray(indices, dtype=np.int64)
         starts, ends = self.rows.starts[indices], self.rows.ends[indices]
@@ -252,6 +259,10 @@ class ItemCollator:
         """The map-style data set of some rows."""
         if self.layout == "ranking":
             return EvaluationBatches(rows, self.max_length)
+        return self.training_batches(rows)
+
+    def training_batches(self, rows: ItemRows) -> TrainingBatches:
+        """The same for a layout of training."""
         return TrainingBatches(rows, self.max_length, self.layout, self.last_only, self.shortest_prefix)
 
     def __call__(self, features: dict[str, np.ndarray] | list[dict]) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ def exact_ranks(
         if seen is not None:
             forbid_items(scores, seen[users])
         own = scores.gather(1, goals)
-        # int32 sums of booleans are 3x faster than the int64 default
+        # Booleans are summed faster as int32 than as int64, the default
         better[users] = (scores > own).sum(dim=1, dtype=torch.int32).long()
         tied[users] = (scores == own).sum(dim=1, dtype=torch.int32).long() - 1
         undefined = own.squeeze(1).isnan()

@@ -6,6 +6,7 @@ N-1`; the padding item is `-1`. Inside, row 0 of the item table is padding and i
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class SequenceModelConfig(PreTrainedConfig):
     dropout: float = 0.2
     catalog_sha256: str | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         for name in ("num_items", "hidden_size", "max_length"):
             value = getattr(self, name)
@@ -90,7 +91,7 @@ class SequencePreTrainedModel(PreTrainedModel):
     # Rows of the item table behind the items, such as the mask of BERT4Rec
     num_special_items = 0
 
-    def __init__(self, config):
+    def __init__(self, config: SequenceModelConfig):
         super().__init__(config)
         rows = 1 + config.num_items + self.num_special_items
         self.item_embedding = nn.Embedding(rows, config.hidden_size, padding_idx=0)

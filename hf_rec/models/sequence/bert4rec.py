@@ -6,6 +6,8 @@ To recommend, a hidden event is put behind the history and filled in.
 Shapes: B rows · S positions of a row · T real positions of the batch · d hidden size · N items.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,7 +103,7 @@ class BERT4RecModel(SequencePreTrainedModel):
     def item_bias(self, items: Tensor | None = None) -> Tensor:
         return self.output_bias if items is None else self.output_bias[items]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): Rows of events as catalog rows, oldest first, hidden ones

@@ -8,6 +8,7 @@ Shapes: B rows · S positions of a row · L `max_length` · d hidden size · N i
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class CaserModel(SequencePreTrainedModel):
         for table in (self.item_embedding, self.output_embedding, self.output_bias):
             table.sparse = sparse
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded

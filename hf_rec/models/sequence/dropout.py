@@ -1,4 +1,4 @@
-"""Dropout that is not the slowest layer of a small model on a CPU."""
+"""Dropout whose mask is cheap on a CPU, where torch's is among the slowest layers of a small model."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 class Dropout(nn.Dropout):
     """
-    [`~torch.nn.Dropout`], with a mask on CPUs that costs a quarter of torch's.
+    [`~torch.nn.Dropout`], with fewer random numbers on a CPU.
 
     Torch draws one number an entry there; here one 64-bit number serves four entries, so the probability is met to 1
     part in 65,536. The numbers come from torch's global generator, as ever.

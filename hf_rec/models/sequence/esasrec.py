@@ -8,6 +8,8 @@ Unlike in the published SASRec, attention does not see padding, item vectors are
 Shapes: B rows · S positions of a row · T real positions of the batch · d hidden size · h heads.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ class ESASRecConfig(SequenceModelConfig):
     num_attention_heads: int = 1
     intermediate_size: int | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.intermediate_size is not None and self.intermediate_size < 1:
             raise ValueError(f"`intermediate_size` must be at least 1, got {self.intermediate_size}.")
@@ -94,7 +96,7 @@ class ESASRecModel(SequencePreTrainedModel):
         self.blocks = nn.ModuleList(LiGRBlock(config) for _ in range(config.num_hidden_layers))
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded

@@ -8,6 +8,8 @@ once, it would copy its labels.
 Shapes: B rows · S positions of a row · L `max_length` · d hidden size.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -95,7 +97,7 @@ class FMLPRecModel(SequencePreTrainedModel):
         self.blocks = nn.ModuleList(FMLPRecBlock(config) for _ in range(config.num_hidden_layers))
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded

@@ -5,6 +5,7 @@ Shapes: B rows · S positions of a row · T real positions of the batch · d hid
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class GRU4RecModel(SequencePreTrainedModel):
         self.dense = nn.Linear(size, config.hidden_size)
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded

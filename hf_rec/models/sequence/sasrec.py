@@ -9,6 +9,7 @@ Shapes: B rows · S positions of a row · T real positions of the batch · d hid
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class SASRecConfig(SequenceModelConfig):
     residual: str = "input"
     layer_norm_eps: float = 1e-8
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.residual not in ("input", "query"):
             raise ValueError(f"`residual` must be 'input' or 'query', got {self.residual!r}.")
@@ -114,7 +115,7 @@ class SASRecModel(SequencePreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> SequenceModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): Histories as catalog rows, oldest event first, padded

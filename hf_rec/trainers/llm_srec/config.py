@@ -106,7 +106,8 @@ class LLMSRecConfig(RecommenderConfig):
     def __post_init__(self) -> None:
         if self.evaluations_per_epoch is not None:
             self.eval_strategy, self.eval_steps = "steps", 1  # the trainer, which knows the epoch, sets the number
-            self.save_steps = 1 if self.save_strategy == "steps" else self.save_steps
+            if self.save_strategy == "steps":
+                self.save_steps = 1
         super().__post_init__()
         for name in ("retrieval_weight", "match_weight", "uniformity_weight"):
             if not getattr(self, name) >= 0:

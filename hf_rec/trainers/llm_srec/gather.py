@@ -5,25 +5,28 @@ Rows of all processes, with gradients.
 process has already.
 """
 
+from typing import Any
+
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, accelerator) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, accelerator: Accelerator) -> Tensor:
         ctx.start, ctx.size = accelerator.process_index * len(rows), len(rows)
         ctx.num_processes = accelerator.num_processes
         return accelerator.gather(rows.contiguous())
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # Every process computes the whole loss, and each gives its own rows' part of the gradient. DDP takes the mean
         # over processes of these parts where their sum is wanted.
         return gradient[ctx.start : ctx.start + ctx.size] * ctx.num_processes, None
 
 
-def gather_rows(rows: Tensor, accelerator) -> Tensor:
+def gather_rows(rows: Tensor, accelerator: Accelerator) -> Tensor:
     """
     The rows of all processes, in the order of their ranks, for a loss that couples rows.
 

@@ -10,6 +10,7 @@ Shapes: B samples of a batch · H longest history of the batch.
 
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from hf_rec.columns import (
 from hf_rec.data.prompts.retrieval import RetrievalPrompt, pad_prompts
 from hf_rec.models.sequence.base import SequencePreTrainedModel
 
+
+Rows: TypeAlias = Dataset | IterableDataset
 
 TRAINING_COLUMNS = (INPUT_IDS, SLOT_ITEMS, LABELS, SEEN, TEACHER_VECTOR)
 RANKING_COLUMNS = (INPUT_IDS, SLOT_ITEMS, TARGET, SEEN)
@@ -62,7 +65,7 @@ class RetrievalRows:
         self.supervise = supervise
         self.num_proc = num_proc
 
-    def for_training(self, dataset: Dataset | IterableDataset | None) -> Dataset | IterableDataset | None:
+    def for_training(self, dataset: Rows | None) -> Rows | None:
         """Rows with `input_ids`, `slot_items`, `labels` (the target), `seen` (the history) and `teacher_vector`."""
         if dataset is None or is_encoded(dataset):
             return dataset
@@ -78,18 +81,18 @@ class RetrievalRows:
         )
         return self._encoded(dataset, {LABELS: TARGET, SEEN: HISTORY}, keep=[TEACHER_VECTOR])
 
-    def for_ranking(self, dataset: Dataset | IterableDataset | None) -> Dataset | IterableDataset | None:
+    def for_ranking(self, dataset: Rows | None) -> Rows | None:
         """Rows with `input_ids`, `slot_items`, `target` and `seen` (the whole history)."""
         if dataset is None or set(RANKING_COLUMNS) <= set(_columns(dataset)):
             return dataset
         check_columns(dataset)
         return self._encoded(dataset, {SEEN: HISTORY}, keep=[TARGET])
 
-    def _encoded(self, dataset, renamed: dict[str, str], keep: list[str]):
+    def _encoded(self, dataset: Rows, renamed: dict[str, str], keep: list[str]) -> Rows:
         """The data set tokenised, with some columns under another name, some kept, and all others dropped."""
         prompt = self.prompt
 
-        def encode(batch):
+        def encode(batch: dict[str, list]) -> dict[str, list]:
             times = batch.get(HISTORY_TIMESTAMPS) or [None] * len(batch[HISTORY])
             prompts = [prompt.encode_user(*row) for row in zip(batch[HISTORY], times, strict=True)]
             columns = {name: [row[name] for row in prompts] for name in (INPUT_IDS, SLOT_ITEMS)}
@@ -144,12 +147,12 @@ def weights_hash(weights: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def is_encoded(dataset) -> bool:
+def is_encoded(dataset: Rows) -> bool:
     """Whether these are training samples already."""
     return set(TRAINING_COLUMNS) <= set(_columns(dataset))
 
 
-def check_columns(dataset, needs_start: bool = False) -> None:
+def check_columns(dataset: Rows, needs_start: bool = False) -> None:
     """Refuse rows without a history or a target, naming the columns that there are."""
     needed = [HISTORY, TARGET] + [SUPERVISE_FROM] * needs_start
     missing = [name for name in needed if name not in _columns(dataset)]
@@ -162,7 +165,7 @@ def check_columns(dataset, needs_start: bool = False) -> None:
 
 def _label_rows(batch: dict[str, list]) -> dict[str, list]:
     """One sample for each labelled event of each row."""
-    rows = {HISTORY: [], HISTORY_TIMESTAMPS: [], TARGET: []}
+    rows: dict[str, list] = {HISTORY: [], HISTORY_TIMESTAMPS: [], TARGET: []}
     times = batch.get(HISTORY_TIMESTAMPS) or [[]] * len(batch[HISTORY])
     for history, target, start, when in zip(batch[HISTORY], batch[TARGET], batch[SUPERVISE_FROM], times, strict=True):
         events = [*history, target]
@@ -173,7 +176,14 @@ def _label_rows(batch: dict[str, list]) -> dict[str, list]:
     return rows
 
 
-def _map(dataset, function: Callable, key, description: str, drop=None, num_proc: int | None = None):
+def _map(
+    dataset: Rows,
+    function: Callable[[dict[str, list]], dict[str, Any]],
+    key: Any,
+    description: str,
+    drop: list[str] | None = None,
+    num_proc: int | None = None,
+) -> Rows:
     if isinstance(dataset, IterableDataset):
         return dataset.map(function, batched=True, remove_columns=drop)
     with PartialState().main_process_first():
@@ -187,5 +197,5 @@ def _map(dataset, function: Callable, key, description: str, drop=None, num_proc
         )
 
 
-def _columns(dataset) -> list[str]:
+def _columns(dataset: Rows) -> list[str]:
     return dataset.column_names or list(next(iter(dataset)))

@@ -3,9 +3,13 @@ Adam for tables of which a step touches few rows.
 
 A dense optimizer sweeps the item table and both of its moments each step: at a million items that costs more than the
 model. Here a parameter with a sparse gradient has only the rows of that gradient updated.
+
+[`torch.optim.SparseAdam`] does not serve: it takes no dense gradients, has no weight decay, and corrects the bias of a
+row's moments by the steps of the whole table, so that the first steps of a rare row come out too small.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +33,18 @@ class LazyAdam(Optimizer):
         weight_decay (`float`, *optional*, defaults to `0.0`): Decoupled weight decay.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient."""
         loss = None
         if closure is not None:

@@ -1,5 +1,6 @@
 """The loss of a sequence model at its labelled positions: which items are scored, and how."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -50,15 +51,16 @@ class ItemLoss:
             popularity = np.asarray(counts, dtype=np.float64) ** args.popularity_power
         self.sampler = NegativeSampler(num_items, self.num_negatives, args.negative_pool, popularity, args.seed)
         alpha = num_items / self.num_negatives if args.alpha is None else args.alpha
-        self.alpha = {"sce": alpha, "ssm": 1.0}.get(args.loss_type)
-        self.loss = {
+        self.alpha: float | None = {"sce": alpha, "ssm": 1.0}.get(args.loss_type)
+        losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "sce": partial(item_softmax.scaled_cross_entropy, alpha=alpha),
             "ssm": item_softmax.sampled_softmax,
             "bce": item_softmax.bce,
             "bpr": item_softmax.bpr,
             "nce": partial(item_softmax.nce, num_items=num_items, c=args.nce_c),
             "neg": item_softmax.neg,
-        }[args.loss_type]
+        }
+        self.loss = losses[args.loss_type]
 
     def __call__(
         self,
@@ -131,7 +133,7 @@ class ItemLoss:
     ) -> Tensor:
         """`sce` and `ssm`, without a `(P, K)` matrix."""
         return item_softmax.chunked_scaled_cross_entropy(
-            vectors, item_vectors, positive, (targets, items), offset, self.alpha
+            vectors, item_vectors, positive, (targets, items), offset, 1.0 if self.alpha is None else self.alpha
         )
 
     def _one_set(
