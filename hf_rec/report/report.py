@@ -34,8 +34,8 @@ _CAPTIONS = {
     "vocabulary, MSL over the tokens that some item continues with. Compare shapes here, methods by their ranking.",
     "temperature": "The temperature that divides the logits, as used at each step.",
     "invalid_gradient_share": "The gradient of plain fine-tuning in two parts: what tells valid from invalid tokens "
-    "(shown), which constrained search does anyway, and what orders the valid ones. For MSL it is what plain fine-tuning "
-    "would spend on the same weights; MSL itself spends nothing on it.",
+    "(shown), which constrained search does anyway, and what orders the valid ones. For MSL it is what plain "
+    "fine-tuning would spend on the same weights; MSL itself spends nothing on it.",
     "ndcg": "A ring marks the best epoch of each training.",
     "nll": "A ring marks the best epoch of each training.",
 }
