@@ -221,7 +221,7 @@ def _ranks(targets: list[int], candidates: Candidates, scores: np.ndarray) -> di
     return {
         ITEM_ROWS: np.take_along_axis(np.array(candidates.lists), order, axis=1).tolist(),
         "scores": np.take_along_axis(scores, order, axis=1).tolist(),
-        "certified": [True] * len(targets),
+        "certified": ~np.isnan(scores).any(axis=1),
         # No two candidates share a title, so both levels agree
         **{key: better for key in ("better", "title_better")},
         **{key: tied for key in ("tied", "title_tied")},

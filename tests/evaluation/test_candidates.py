@@ -113,9 +113,10 @@ class TestMeasurement:
             "nothing": lambda history, row: float("nan"),
         }
         for name, function in scorers.items():
-            evaluate_candidates(
+            run = evaluate_candidates(
                 Scorer(catalog, function), dataset, candidates, tmp_path / name, name=name, warm_items=range(100)
             )
+        assert run["counts"]["nan_scores"] == 40 * 20 and run["certified_share"] == 0
         lists = dict(zip(best, candidates.lists, strict=True))
         hits = np.mean([history in half or min(listed) == best[history] for history, listed in lists.items()])
         (comparison,) = compare_runs([tmp_path / "nothing", tmp_path / "half"], "hit_rate@1")

@@ -351,3 +351,20 @@ def test_a_language_model_is_ranked_as_its_scores_say(tmp_path, tiny_catalog, bp
     found = {key.rpartition("/")[2]: value["mean"] for key, value in metrics["metrics"].items() if "level" not in key}
     assert found == pytest.approx(expected, abs=1e-9)
     assert metrics["search"] == "beam12" and metrics["certified_share"] == 1.0
+
+
+def test_nan_scores_of_a_language_model_are_counted_and_none_of_its_lists_is_certified(
+    tmp_path, tiny_catalog, bpe_tokenizer, tiny_lm
+):
+    from hf_rec.data.prompts.next_item import Prompt
+    from hf_rec.recommenders.language_model import LanguageModelRecommender
+    from hf_rec.trie.item_trie import ItemTrie
+
+    prompt, model = Prompt(bpe_tokenizer, tiny_catalog), tiny_lm()
+    trie = ItemTrie.build(prompt.encode_items()).csr()
+    recommender = LanguageModelRecommender(model, bpe_tokenizer, tiny_catalog, prompt, trie)
+    recommender.recommend([[100]])  # its cache has been tried before the weights break
+    model.transformer.ln_f.weight.data.fill_(math.nan)
+    metrics = evaluate_recommender(recommender, make_rows([("u", [1], 2), ("v", [], 3)]), tmp_path / "run", name="lm")
+    assert metrics["counts"]["nan_scores"] > 0 and metrics["certified_share"] == 0
+    assert read_predictions(tmp_path / "run")["better"].to_pylist() == [NOT_LISTED] * 2
