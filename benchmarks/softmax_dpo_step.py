@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,11 +30,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trie_loss import item_paths
 
 from hf_rec import ItemTrie, SoftmaxDPOConfig, SoftmaxDPOTrainer
-from hf_rec.data.preference_collator import PADDING
+from hf_rec.data.collators import PromptCollator
+from hf_rec.data.trie_targets import TrieTargets
 from hf_rec.losses.trie_softmax import token_cross_entropy
 from hf_rec.models.language.compact_head import CompactHead
-from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
-from hf_rec.trainers.trie_logits import valid_logits, vocabulary_logits
+from hf_rec.trainers.trie_logits import root_children, valid_logits, vocabulary_logits
 
 
 WAYS = ("sft", "precomputed", "adapter", "repeated")
@@ -70,7 +69,7 @@ def make_trainer(args: argparse.Namespace, way: str, num_rejected: int, folder: 
             scoring=args.scoring,
             shared_prefix=way != "repeated",
             precompute_ref_log_probs=way == "precomputed",
-            max_length=None,
+            max_length=args.prompt + args.answer,
             per_device_train_batch_size=args.batch_size,
             use_cpu=args.device == "cpu",
             report_to="none",
@@ -98,20 +97,23 @@ def step_of(trainer: SoftmaxDPOTrainer, way: str):
     optimizer = torch.optim.AdamW([weight for weight in trainer.model.parameters() if weight.requires_grad], lr=0.0)
     head = CompactHead.install(trainer.model)
 
+    # Only the chosen answers, as MSLTrainer trains them
+    answers = [[*row["prompt_ids"], *row["chosen_ids"]] for row in trainer.train_dataset]
+    labels = [[-100] * len(row["prompt_ids"]) + row["chosen_ids"] for row in trainer.train_dataset]
+    rows = [{"input_ids": tokens, "labels": row} for tokens, row in zip(answers, labels, strict=True)]
+    valid, csr = trainer.args.scoring == "valid", trainer.csr
+    chosen = trainer._prepare_inputs(PromptCollator(0, csr, drop_forced=valid)(rows))
+    targets, inputs, root_tokens = (
+        TrieTargets.from_batch(chosen),
+        {"input_ids": chosen["input_ids"]},
+        root_children(csr),
+    )
+
     def sft():
-        packed = PackedAnswers.from_batch(batch)
-        # Only the chosen answer, behind a prompt that is equally long in all rows
-        length = int((packed.prompt_lengths() + packed.answer_lengths[:, 0]).max())
-        names = ("input_ids", "position_ids", "answers", "trie_nodes")
-        fields = {name: None if getattr(packed, name) is None else getattr(packed, name)[:, :length] for name in names}
-        fields["answers"] = fields["answers"].masked_fill(fields["answers"] > 1, PADDING)
-        chosen = replace(packed, answer_lengths=packed.answer_lengths[:, :1], **fields)
-        tokens = chosen.tokens(trainer.csr if trainer.args.scoring == "valid" else None)
-        inputs, labelled = chosen.select(tokens, packed=False)
-        if trainer.args.scoring == "valid":
-            return valid_logits(trainer.model, head, inputs, labelled, trainer.csr).losses(1.0).mean()
-        logits = vocabulary_logits(trainer.model, head, inputs, labelled.flat)
-        return token_cross_entropy(logits, labelled.targets).mean()
+        if valid:
+            return valid_logits(trainer.model, head, inputs, targets, root_tokens).losses(1.0).mean()
+        logits = vocabulary_logits(trainer.model, head, inputs, targets.positions)
+        return token_cross_entropy(logits, targets.tokens).mean()
 
     def step():
         trainer.model.train()

@@ -1,15 +1,16 @@
 """
-Cost of the masked softmax loss: ours against dense logits with a boolean mask, and against the fair plain way.
+Cost of the masked softmax loss: ours against the fair plain way, and against dense logits with a boolean mask.
 
 python benchmarks/trie_loss.py [--vocab_size 128256 --hidden_size 1024 --batch_size 4 --length 384 --answer 16]
 
 - dense: logits `[B, T, V]`, a boolean mask `[B, T, V]`, log-softmax over what is left (the published code's way);
-- fair: the head at the answer positions only, then the children of each position gathered from rows of V logits;
+- fair: the head at the branching positions only, the children of each position gathered from rows of V logits;
 - ours: `valid_logits`, the head on the columns that the trie allows.
 
-Each way runs in a process of its own: time is the best of several runs of forward and backward to the hidden states,
-memory the growth of the peak resident size over what inputs and head take. The trie holds the Books titles where
-HF_REC_DATA is set, else generated titles, with token ids spread over the vocabulary. The head is frozen.
+Each way runs in a process of its own, with indices made ahead: time in CPU seconds is the best of several runs of
+forward and backward to the hidden states, memory the growth of the peak resident size over what inputs and head take.
+The trie holds the Books titles where HF_REC_DATA is set, else generated titles, with token ids spread over the
+vocabulary. The head is frozen.
 """
 
 import argparse
@@ -25,10 +26,11 @@ import torch
 from torch import nn
 
 from hf_rec.columns import DEAD_NODE, IGNORE_INDEX
+from hf_rec.data.trie_targets import TrieTargets
 from hf_rec.losses.trie_softmax import masked_softmax_loss
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.models.language.from_scratch import new_tokenizer
-from hf_rec.trainers.trie_logits import labelled_positions, valid_logits
+from hf_rec.trainers.trie_logits import root_children, valid_logits
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -46,21 +48,25 @@ class HeadOnly(nn.Module):
         return SimpleNamespace(logits=self.lm_head(hidden))
 
 
-def item_paths(vocab_size: int) -> list[list[int]]:
-    """Token paths of the Books titles (or of generated ones), their ids spread over the vocabulary."""
+def item_titles() -> list[str]:
+    """The Books titles where HF_REC_DATA is set, else generated ones."""
     folder = os.environ.get("HF_REC_DATA")
     if folder:
-        titles = list(json.loads(Path(folder, "msl_amazon_books/id2name4Rec.json").read_text()).values())
-    else:
-        words = [f"word{number}" for number in range(900)]
-        titles = [f"{words[i % 900]} {words[i * 7 % 900]} {words[i * 31 % 877]}" for i in range(6344)]
+        return list(json.loads(Path(folder, "msl_amazon_books/id2name4Rec.json").read_text()).values())
+    words = [f"word{number}" for number in range(900)]
+    return [f"{words[i % 900]} {words[i * 7 % 900]} {words[i * 31 % 877]}" for i in range(6344)]
+
+
+def item_paths(vocab_size: int) -> list[list[int]]:
+    """Token paths of the titles, their ids spread over the vocabulary."""
+    titles = item_titles()
     tokenizer = new_tokenizer(titles, 8000)
     spread = torch.randperm(vocab_size - 1, generator=torch.Generator().manual_seed(0))[: len(tokenizer)] + 1
     return [[*spread[tokenizer(title)["input_ids"]].tolist(), 0] for title in titles]
 
 
 def make_batch(args: argparse.Namespace, trie: ItemTrie, paths: list[list[int]]):
-    """Hidden states, and labels whose last tokens are real paths cut to the answer length."""
+    """Hidden states, labels whose last tokens are real paths of at least the answer's length, cut, and the targets."""
     torch.manual_seed(0)
     csr = trie.csr()
     long_paths = [path for path in paths if len(path) >= args.answer][: args.batch_size]
@@ -72,7 +78,10 @@ def make_batch(args: argparse.Namespace, trie: ItemTrie, paths: list[list[int]])
             labels[row, args.length - args.answer + step] = token
             nodes[row, args.length - args.answer + step] = node
             node = csr.step(node, torch.tensor(token))
-    return torch.randn(args.batch_size, args.length, args.hidden_size), labels, nodes, csr
+    rows, columns = ((nodes >= 0) & (csr.num_children[nodes.clamp(min=0)] > 1)).nonzero(as_tuple=True)
+    found = (rows * args.length + columns - 1, labels[rows, columns], rows, nodes[rows, columns])
+    targets = TrieTargets.among_children(*(part.numpy() for part in found), csr)  # as the collator does
+    return torch.randn(args.batch_size, args.length, args.hidden_size), labels, nodes, targets, csr
 
 
 def dense_loss(model, hidden, labels, mask):
@@ -84,22 +93,20 @@ def dense_loss(model, hidden, labels, mask):
     return flat
 
 
-def fair_loss(model, hidden, labels, nodes, csr):
-    labelled = labelled_positions(labels, nodes)
-    logits = model(hidden.flatten(0, 1).index_select(0, labelled.flat)).logits
-    return masked_softmax_loss(logits, labelled.targets, csr.children(labelled.nodes)).sum()
+def fair_loss(model, hidden, targets, children):
+    logits = model(hidden.flatten(0, 1).index_select(0, targets.positions)).logits
+    return masked_softmax_loss(logits, targets.tokens, children).sum()
 
 
-def our_loss(model, head, hidden, labels, nodes, csr):
-    forced = (nodes >= 0) & (csr.num_children[nodes.clamp(min=0)] == 1)  # as the collator does
-    labelled = labelled_positions(labels.masked_fill(forced, IGNORE_INDEX), nodes)
-    return valid_logits(model, head, {"hidden": hidden}, labelled, csr).losses(1.0).sum()
+def our_loss(model, head, hidden, targets, root_tokens):
+    return valid_logits(model, head, {"hidden": hidden}, targets, root_tokens).losses(1.0).sum()
 
 
 def measure(way: str, args: argparse.Namespace, queue) -> None:
     torch.set_num_threads(args.threads)
     paths = item_paths(args.vocab_size)
-    hidden, labels, nodes, csr = make_batch(args, ItemTrie.build(paths), paths)
+    hidden, labels, nodes, targets, csr = make_batch(args, ItemTrie.build(paths), paths)
+    children, root_tokens = csr.children(targets.nodes), root_children(csr)
     model = HeadOnly(args.hidden_size, args.vocab_size)
     head = CompactHead.install(model)
 
@@ -110,14 +117,16 @@ def measure(way: str, args: argparse.Namespace, queue) -> None:
             for row, column in (labels != IGNORE_INDEX).nonzero().tolist():
                 mask[row, column, csr.children(nodes[row, column][None])[0]] = True
             mask[labels == IGNORE_INDEX] = True
-            begin = time.perf_counter()  # the published code makes its masks ahead of training
+            begin = time.process_time()  # the published code makes its masks ahead of training
             loss = dense_loss(model, leaf, labels, mask)
         else:
-            begin = time.perf_counter()
-            loss = fair_loss(model, leaf, labels, nodes, csr) if way == "fair" else None
-            loss = our_loss(model, head, leaf, labels, nodes, csr) if loss is None else loss
+            begin = time.process_time()
+            if way == "fair":
+                loss = fair_loss(model, leaf, targets, children)
+            else:
+                loss = our_loss(model, head, leaf, targets, root_tokens)
         loss.backward()
-        return time.perf_counter() - begin, loss.item(), leaf.grad.norm().item()
+        return time.process_time() - begin, loss.item(), leaf.grad.norm().item()
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     first = step()
@@ -137,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     results = {}
-    for way in ("dense", "fair", "ours"):
+    for way in ("fair", "dense", "ours"):
         queue = context.SimpleQueue()
         process = context.Process(target=measure, args=(way, args, queue))
         process.start()
@@ -147,7 +156,7 @@ def main() -> None:
     for way, result in results.items():
         print(f"{way:8}{result['seconds']:12.5f}{result['mib']:12.1f}{result['loss']:12.5f}{result['grad']:12.5f}")
     ours = results["ours"]
-    for way in ("dense", "fair"):
+    for way in ("fair", "dense"):
         other = results[way]
         print(
             f"ours against {way}: {other['seconds'] / ours['seconds']:.1f}x faster, "

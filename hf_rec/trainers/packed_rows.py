@@ -101,9 +101,12 @@ class PackedRows:
         Args:
             batch (`dict[str, torch.Tensor]`): With `input_ids`, `position_ids` and `segments`, each `(B, T)`.
         """
+        self._check_length(batch[INPUT_IDS].shape[1])
+        return self._inputs(batch)
+
+    def _inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = {INPUT_IDS: batch[INPUT_IDS], POSITION_IDS: batch[POSITION_IDS]}
         if self.layout == "packed":
-            self._check_length(batch[INPUT_IDS].shape[1])
             inputs[ATTENTION_MASK] = attention_mask(batch[SEGMENTS], self.implementation, self.dtype)
         return inputs
 
@@ -141,7 +144,7 @@ class PackedRows:
     @torch.no_grad()
     def _gap(self, model: nn.Module, head: CompactHead | None, rows: list[np.ndarray], device: torch.device) -> float:
         """Mean absolute difference in the log-probabilities of all tokens of the vocabulary, in nats."""
-        layouts: tuple[Layout, Layout] = (self.layout, "padded")
+        layouts: tuple[Layout, Layout] = ("one_row", "padded")  # whatever their lengths, the rows follow each other
         found = []
         for layout in layouts:
             lengths = np.array([len(row) for row in rows])
@@ -154,7 +157,7 @@ class PackedRows:
             for name in values:
                 batch[name][positions] = values[name]
             tensors = {name: torch.from_numpy(flat.reshape(shape)).to(device) for name, flat in batch.items()}
-            inputs = {INPUT_IDS: tensors[INPUT_IDS]} if layout == "padded" else self.inputs(tensors)
+            inputs = {INPUT_IDS: tensors[INPUT_IDS]} if layout == "padded" else self._inputs(tensors)
             logits = vocabulary_logits(model, head, inputs, torch.from_numpy(positions).to(device))
             found.append(logits.float().log_softmax(1))
         return float((found[0] - found[1]).abs().mean())
