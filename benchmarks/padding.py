@@ -9,9 +9,9 @@ python benchmarks/padding.py [--supervise all --batch_size 16 --max_length 1024]
 - both     grouped and packed
 
 With `--supervise all` a row is a user's whole history and every event a label; with `last` the latest event is the
-only label. The Books histories are read from HF_REC_DATA; without it lengths are drawn from a similar distribution. The
-same rows in all ways: collator, forward and backward of a small Llama, in CPU seconds. The ways take turns, batch by
-batch.
+only label. The Books histories are read from HF_REC_DATA; without it lengths are drawn from a similar distribution.
+The same rows in all ways: collator, forward and backward of a small Llama, in CPU seconds. The ways take turns, batch
+by batch.
 """
 
 import argparse

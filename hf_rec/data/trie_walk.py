@@ -41,7 +41,7 @@ class TrieWalk:
         before = np.full(labels.shape, DEAD_NODE, dtype=np.int64)
         nodes = np.full(len(labels), self.trie.root, dtype=np.int64)
         # All rows advance together, one column at a time
-        for column in np.flatnonzero(is_label.any(axis=0) | np.roll(is_label.any(axis=0), 1)):
+        for column in np.flatnonzero(is_label.any(axis=0) | np.roll(is_label.any(axis=0), 1)).tolist():
             here, tokens = is_label[:, column], labels[:, column]
             cut = ~here & (nodes != self.trie.root)
             if cut.any():

@@ -80,7 +80,7 @@ class TestWhatIsRefused:
         with pytest.raises(
             ValueError, match="`packing` must be False for MistralForCausalLM: rows may have 512 tokens"
         ):
-            make_trainer(AutoModelForCausalLM.from_config(config), packing=True)
+            make_trainer(AutoModelForCausalLM.from_config(config, trust_remote_code=False), packing=True)
 
     def test_a_model_that_carries_a_state_past_the_mask(self, make_trainer, bpe_tokenizer):
         config = RecurrentGemmaConfig(
@@ -95,7 +95,9 @@ class TestWhatIsRefused:
             attention_window_size=512,
             block_types=["recurrent", "recurrent"],
         )
-        trainer = make_trainer(AutoModelForCausalLM.from_config(config), packing=True, max_steps=1)
+        trainer = make_trainer(
+            AutoModelForCausalLM.from_config(config, trust_remote_code=False), packing=True, max_steps=1
+        )
         with pytest.raises(ValueError, match="`packing` must be False for RecurrentGemmaForCausalLM: it"):
             trainer.train()
 
@@ -108,6 +110,6 @@ class TestWhatIsRefused:
             num_attention_heads=2,
             max_position_embeddings=512,
         )
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="flex_attention")
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="flex_attention", trust_remote_code=False)
         with pytest.raises(ValueError, match="its attention 'flex_attention' takes no mask"):
             make_trainer(model, packing=True)
