@@ -48,7 +48,7 @@ def histories(num_items: int) -> list[list[int]]:
     with Path(folder, "msl_amazon_books/train.csv").open(encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["timestamp"]))
     for row in rows:  # windows of a user that end one event later each
-        items = json.loads(row["item_ids"])
+        items = [number - 1 for number in json.loads(row["item_ids"])]  # they count from 1
         events.setdefault(row["user_id"], items[:-1]).append(items[-1])
     return [items for items in events.values() if len(items) > 1]
 
