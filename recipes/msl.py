@@ -50,6 +50,7 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
                 select_rows(splits[data_args.test_split], data_args.max_test_samples),
                 f"{training_args.output_dir}/{data_args.test_split}",
                 split=data_args.test_split,
+                seen=training_args.seen,
                 split_rule=card["split"]["rule"],
                 name=training_args.run_name or training_args.loss_type,
                 warm_items=seen_items(train),

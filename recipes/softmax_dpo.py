@@ -74,7 +74,9 @@ def main(
         }
         with trainer.whole_weights():
             recommender = trainer.recommender()
-            evaluate_recommender(recommender, test, out, split=data_args.test_split, **described)
+            evaluate_recommender(
+                recommender, test, out, seen=training_args.seen, split=data_args.test_split, **described
+            )
             for number in candidate_args.num_candidates:
                 candidates = draw_candidates(test, catalog, number, split=data_args.test_split)
                 evaluate_candidates(recommender, test, candidates, f"{out}_1+{number}", **described)

@@ -81,3 +81,8 @@ class LanguageConfig(RecommenderConfig):
                 f"`eval_num_beams` must be 0 for no ranking, or at least 10 for the 10 places that are measured, got "
                 f"{self.eval_num_beams}."
             )
+        if self.seen == "mask" and self.eval_num_beams == 0:
+            raise ValueError(
+                "`seen='mask'` changes nothing while `eval_num_beams` is 0: nothing is ranked. Set `eval_num_beams` "
+                "to None or at least 10, or leave `seen` out."
+            )

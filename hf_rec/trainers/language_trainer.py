@@ -18,6 +18,7 @@ from hf_rec.search.beam_search import trie_beam_search
 from hf_rec.search.cache_probe import check_searchable
 from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.language_config import LanguageConfig
+from hf_rec.trainers.seen_leaves import forbidding
 from hf_rec.trainers.starting_point import StartingPoint
 from hf_rec.trie.csr import TrieCSR
 from hf_rec.trie.item_trie import ItemTrie
@@ -94,18 +95,22 @@ class LanguageTrainer(RecommenderTrainer):
         if self.eval_dataset is not None and self.csr is not None and self.num_beams and not sharded:
             check_searchable(self.accelerator.unwrap_model(self.model), self.csr)
 
-    def rank_prompts(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def rank_prompts(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, seen_leaves: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """
         The best leaves behind each prompt.
 
         Args:
             model (`torch.nn.Module`): The causal LM as the trainer calls it, wrapped or not.
             input_ids, attention_mask (`torch.Tensor` of shape `(U, P)`): Left-padded prompts.
+            seen_leaves (`torch.LongTensor` of shape `(U, H)`, *optional*): Leaves not to be found, -1 for none.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: Leaves and scores of shape `(U, 10)`, best first; -1 and `-inf` where
             there are fewer.
         """
+        assert self.csr is not None  # a ranking needs items
         found = trie_beam_search(
             self.accelerator.unwrap_model(model),
             input_ids,
@@ -114,6 +119,7 @@ class LanguageTrainer(RecommenderTrainer):
             num_beams=self.num_beams,
             tau=self.tau,
             scoring=self.args.scoring,
+            allowed_leaves=None if seen_leaves is None else forbidding(seen_leaves, len(self.csr)),
             num_results=RANKED,
         )
         leaves = torch.full((len(input_ids), RANKED), -1, device=found.leaves.device)

@@ -26,15 +26,17 @@ class PromptRows:
     Args:
         prompt ([`Prompt`]), catalog ([`Catalog`]): How a history becomes tokens, and its items.
         num_proc (`int` or `None`): Processes that tokenise.
+        keeps_history (`bool`): Whether evaluation rows keep their history beside the tokens.
 
     Attributes:
         distinct_labels (`int` or `None`): Labelled events of the training rows, those that the prompt drops left out;
             `None` where the rows do not tell.
     """
 
-    def __init__(self, prompt: Prompt, catalog: Catalog, num_proc: int | None):
+    def __init__(self, prompt: Prompt, catalog: Catalog, num_proc: int | None, keeps_history: bool = False):
         self.prompt, self.catalog = prompt, catalog
         self.num_proc = num_proc
+        self.keeps_history = keeps_history
         self.distinct_labels: int | None = None
 
     def for_training(self, dataset: Any, supervise: str) -> Any:
@@ -67,11 +69,18 @@ class PromptRows:
         if isinstance(dataset, dict):
             return {key: self.for_evaluation(part) for key, part in dataset.items()}
         _check_kind("eval_dataset", dataset)
-        return self._tokenised(dataset, "last")
+        return self._tokenised(dataset, "last", self.keeps_history)
 
-    def _tokenised(self, dataset: Dataset | IterableDataset, supervise: str) -> Dataset | IterableDataset:
+    def _tokenised(
+        self, dataset: Dataset | IterableDataset, supervise: str, keeps_history: bool = False
+    ) -> Dataset | IterableDataset:
         columns = dataset.column_names or list(next(iter(dataset)))
         if {INPUT_IDS, LABELS} <= set(columns):
+            if keeps_history and HISTORY not in columns:
+                raise ValueError(
+                    f"`seen='mask'` needs the column `{HISTORY}` of evaluation rows beside `{INPUT_IDS}`: it holds "
+                    "the items to leave out."
+                )
             return dataset
         if missing := {HISTORY, TARGET} - set(columns):
             raise ValueError(
@@ -83,17 +92,18 @@ class PromptRows:
                 f"`supervise='all'` needs the column `{SUPERVISE_FROM}`: an event must be a label in one window only."
             )
         check_catalog_rows(dataset, len(self.catalog))
+        dropped = [column for column in columns if column != HISTORY] if keeps_history else columns
         how = {"prompt": self.prompt, "supervise": supervise}
         if isinstance(dataset, IterableDataset):
-            return dataset.map(_encode_row, fn_kwargs=how, remove_columns=columns)
+            return dataset.map(_encode_row, fn_kwargs=how, remove_columns=dropped)
         with PartialState().main_process_first():
             return dataset.map(
                 _encode_row,
                 fn_kwargs=how,
-                remove_columns=columns,
+                remove_columns=dropped,
                 num_proc=self.num_proc,
                 new_fingerprint=Hasher.hash(
-                    (dataset._fingerprint, self.prompt.sha256, self.catalog.sha256, supervise)
+                    (dataset._fingerprint, self.prompt.sha256, self.catalog.sha256, supervise, keeps_history)
                 ),
                 desc="Tokenising",
             )

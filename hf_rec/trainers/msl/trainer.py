@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_rec.columns import INPUT_IDS, LABELS, SEGMENTS
+from hf_rec.columns import HISTORY, INPUT_IDS, LABELS, SEGMENTS
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.collators import PromptCollator, RankingCollator
 from hf_rec.data.prompts.next_item import Prompt
@@ -30,6 +30,7 @@ from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.rows import PromptRows
 from hf_rec.trainers.msl.temperature import Temperature
 from hf_rec.trainers.packed_rows import PackedRows
+from hf_rec.trainers.seen_leaves import SEEN_LEAVES, WithSeenLeaves
 from hf_rec.trainers.selection_metric import check_selection_metric
 from hf_rec.trainers.starting_point import StartingPoint, model_name, padding_token
 from hf_rec.trainers.trie_logits import root_children, valid_logits, vocabulary_logits
@@ -141,7 +142,9 @@ class MSLTrainer(LanguageTrainer):
         pad_token_id, csr = padding_token(start.tokenizer), self.trie.csr()
         self._root_tokens = root_children(self.csr)
         self._packed_rows = PackedRows(model, self.prompt.max_length) if args.packing else None
-        self._prompt_rows = PromptRows(self.prompt, self.catalog, args.dataset_num_proc)
+        self._prompt_rows = PromptRows(
+            self.prompt, self.catalog, args.dataset_num_proc, keeps_history=args.seen == "mask"
+        )
         train_rows = self._prompt_rows.for_training(train_dataset, args.supervise)
         self._warm = warm_leaves(train_dataset, self.csr, len(self.catalog))
         super().__init__(
@@ -161,7 +164,9 @@ class MSLTrainer(LanguageTrainer):
             optimizers=optimizers,
         )
         self.check_search()
-        self._ranking_collator = RankingCollator(pad_token_id, csr)
+        self._ranking_collator: Any = RankingCollator(pad_token_id, csr)
+        if args.seen == "mask":
+            self._ranking_collator = WithSeenLeaves(self._ranking_collator, csr, len(self.catalog))
         self.head = CompactHead.install(self.accelerator.unwrap_model(self.model))
         first = min(max(start.tau, args.tau_min), args.tau_max) if args.adaptive_tau else start.tau
         num_valid = int(csr.num_children[csr.root])
@@ -184,7 +189,7 @@ class MSLTrainer(LanguageTrainer):
     # Data
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [INPUT_IDS, LABELS]
+        self._signature_columns = [INPUT_IDS, LABELS, HISTORY]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         return self._with_ranking_collator(super().get_eval_dataloader, eval_dataset)
@@ -306,7 +311,7 @@ class MSLTrainer(LanguageTrainer):
             leaves = torch.full((len(leaf), RANKED), -1, device=leaf.device)
             scores = torch.full((len(leaf), RANKED), -torch.inf, device=leaf.device)
             if self.num_beams:
-                leaves, scores = self.rank_prompts(model, prompt_ids, prompt_mask)
+                leaves, scores = self.rank_prompts(model, prompt_ids, prompt_mask, inputs.get(SEEN_LEAVES))
         return nll.mean(), (leaves, scores, nll), leaf
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
@@ -314,7 +319,7 @@ class MSLTrainer(LanguageTrainer):
         targets = prediction.label_ids
         ranks = list_bounds(leaves.tolist(), scores, targets.tolist()) if self.num_beams else None
         warm = None if self._warm is None else self._warm.numpy()[targets]
-        metrics = validation_metrics(nll, ranks, num_beams=self.num_beams, warm=warm)
+        metrics = validation_metrics(nll, ranks, num_beams=self.num_beams, seen=self.args.seen, warm=warm)
         if self._user_metrics is not None:
             first = self.trie.csr().leaf_rows[self.trie.csr().leaf_ptr[:-1]].numpy()
             items = np.where(leaves >= 0, first[leaves.clip(min=0)], -1)

@@ -132,6 +132,7 @@ def tokenised(
     max_length: int | None,
     settings: tuple,
     trie: ItemTrie | None = None,
+    keeps_history: bool = False,
     num_proc: int | None = None,
 ) -> Dataset | IterableDataset:
     """
@@ -145,6 +146,7 @@ def tokenised(
         max_length (`int` or `None`): Most tokens of a prompt with one answer. Item rows fit by their making.
         settings (`tuple`): All that the result depends on besides the rows, for its fingerprint.
         trie ([`ItemTrie`], *optional*): Where every answer must be an item of it.
+        keeps_history (`bool`, *optional*, defaults to `False`): Whether the column `history` stays.
         num_proc (`int`, *optional*): Processes.
     """
     columns = dataset.column_names or list(next(iter(dataset)))
@@ -152,10 +154,15 @@ def tokenised(
     if isinstance(dataset, IterableDataset):
         options, fitting = {}, {}
     else:
-        fingerprint = Hasher.hash((dataset._fingerprint, kind, may_lack_rejected, settings))
+        fingerprint = Hasher.hash((dataset._fingerprint, kind, may_lack_rejected, keeps_history, settings))
         options = {"num_proc": num_proc, "new_fingerprint": fingerprint, "desc": "Tokenising"}
         fitting = {"num_proc": num_proc, "desc": "Dropping rows that do not fit"}
-    dropped_columns = [] if kind == "tokens" else columns
+    if keeps_history and HISTORY not in columns:
+        raise ValueError(
+            f"`seen='mask'` needs the column `{HISTORY}` of evaluation rows, the items to leave out; they have "
+            f"{sorted(columns)}."
+        )
+    dropped_columns = [column for column in columns if kind != "tokens" and not (keeps_history and column == HISTORY)]
     encoded = dataset.map(_encode_row, with_indices=True, fn_kwargs=how, remove_columns=dropped_columns, **options)
     if kind == "items" or max_length is None:
         return encoded

@@ -45,6 +45,7 @@ from hf_rec.models.language.positions import num_positions
 from hf_rec.trainers.causal_lm import with_revision
 from hf_rec.trainers.item_rows import check_catalog_rows, warm_leaves
 from hf_rec.trainers.language_trainer import RANKING_METRICS, LanguageTrainer
+from hf_rec.trainers.seen_leaves import SEEN_LEAVES, WithSeenLeaves
 from hf_rec.trainers.selection_metric import check_selection_metric
 from hf_rec.trainers.softmax_dpo.answer_scorer import AnswerScorer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
@@ -194,6 +195,9 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             start.tau,
             self.csr if args.scoring == "valid" else None,
         )
+        collator: Any = self._collator
+        if args.seen == "mask" and self.csr is not None and self.catalog is not None:
+            collator = WithSeenLeaves(collator, self.csr, len(self.catalog))
         model_init_kwargs, args = args.model_init_kwargs, copy.copy(args)
         args.model_init_kwargs = None  # used up; DPOTrainer warns of what it would ignore
         self._awaits_training_rows = True
@@ -204,7 +208,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
                 model=start.model,
                 ref_model=ref_model,
                 args=args,
-                data_collator=self._collator,
+                data_collator=collator,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 processing_class=start.tokenizer,
@@ -251,6 +255,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
                 max_length=self._max_length,
                 settings=(*settings, *hashes),  # what tokens and cached log-probabilities of the reference depend on
                 trie=self._answer_trie,
+                keeps_history=args.seen == "mask" and not is_train,
                 num_proc=args.dataset_num_proc,
             )
         if isinstance(dataset, Dataset):
@@ -275,7 +280,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         return self.prompt
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS, REF_CHOSEN, REF_REJECTED]
+        self._signature_columns = [PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS, REF_CHOSEN, REF_REJECTED, HISTORY]
 
     # Loss
 
@@ -373,15 +378,15 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             if self._ranks_in_evaluation:
-                self._note_ranks(model, PackedAnswers.from_batch(inputs))
+                self._note_ranks(model, PackedAnswers.from_batch(inputs), inputs.get(SEEN_LEAVES))
             loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
         return loss, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
 
-    def _note_ranks(self, model: nn.Module, batch: PackedAnswers) -> None:
+    def _note_ranks(self, model: nn.Module, batch: PackedAnswers, seen_leaves: Tensor | None) -> None:
         assert self.csr is not None  # a ranking needs items
-        leaves, scores = self.rank_prompts(model, *batch.prompts())
+        leaves, scores = self.rank_prompts(model, *batch.prompts(), seen_leaves)
         targets = batch.chosen_leaves(self.csr).tolist()
         places = list_bounds(leaves.tolist(), scores.cpu().numpy(), targets)
         metrics = {name: torch.from_numpy(metric_values(*places, name)).float() for name in RANKING_METRICS}
