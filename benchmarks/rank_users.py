@@ -14,8 +14,8 @@ import time
 import numpy as np
 import torch
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.data.catalog import Catalog
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.recommenders.sequence import SequenceRecommender
 
 

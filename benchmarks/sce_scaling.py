@@ -24,8 +24,8 @@ import time
 import numpy as np
 import torch
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.columns import IGNORE_INDEX
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.trainers.seeded_draws import position_keys
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.lazy_adam import LazyAdam

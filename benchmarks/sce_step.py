@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.columns import IGNORE_INDEX
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.trainers.seeded_draws import position_keys
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.loss import ItemLoss

@@ -24,9 +24,9 @@ import torch
 from sce_step import LENGTH, NUM_ITEMS, WIDTH, PaddedSASRec
 from torch import Tensor, nn
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.columns import INPUT_IDS, LABEL_PLACES, LABELS
 from hf_rec.data.item_batches import ItemCollator, ItemRows
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.loss import ItemLoss
 

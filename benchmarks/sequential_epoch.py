@@ -36,8 +36,8 @@ def run_ours(args: argparse.Namespace) -> dict:
     import torch
     from datasets import Dataset
 
+    from hf_rec import SASRecConfig, SASRecModel
     from hf_rec.data.catalog import Catalog
-    from hf_rec.models import SASRecConfig, SASRecModel
     from hf_rec.trainers.sequential.config import SequentialConfig
     from hf_rec.trainers.sequential.trainer import SequentialTrainer
 

@@ -13,24 +13,24 @@ from dataclasses import dataclass, field, fields
 import torch
 from transformers import AutoConfig, AutoModel, set_seed
 
-import hf_rec.models  # noqa: F401  registers the sequence models with the Auto classes
 from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import distinct_labels, seen_items
 from hf_rec.evaluation.full import evaluate_recommender
+from hf_rec.models.sequence.base import SequenceModelConfig
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer
 from hf_rec.trainers.training_run import train_and_save
 
 
-MODEL_TYPES = ("sasrec", "gru4rec", "fmlprec", "caser", "bert4rec", "esasrec")
+MODEL_TYPES = sorted(config.model_type for config in SequenceModelConfig.__subclasses__())
 
 
 @dataclass
 class SequenceModelArguments:
     """Which model; what is not given has the default of its config class."""
 
-    model_type: str = field(default="sasrec", metadata={"help": "sasrec, esasrec, gru4rec, fmlprec, caser, bert4rec."})
+    model_type: str = field(default="sasrec", metadata={"help": f"One of {', '.join(MODEL_TYPES)}."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the item vectors."})
     max_length: int | None = field(default=None, metadata={"help": "Newest events of a history that are read."})
     dropout: float | None = field(default=None, metadata={"help": "Dropout probability."})

@@ -1,34 +1,15 @@
 """
 Models as `PretrainedConfig` + `PreTrainedModel`, and the compact head of causal LMs. No loss, no file, no trainer.
 
-Importing this package registers the models with `AutoConfig` and `AutoModel`.
+Importing this package registers all models with `AutoConfig` and `AutoModel`: LLM-SRec, and each module of `sequence`.
 """
 
-from hf_rec.models.llm_srec.config import LLMSRecModelConfig
-from hf_rec.models.llm_srec.model import LLMSRecModel
-from hf_rec.models.sequence.base import SequenceModelOutput
-from hf_rec.models.sequence.bert4rec import BERT4RecConfig, BERT4RecModel
-from hf_rec.models.sequence.caser import CaserConfig, CaserModel
-from hf_rec.models.sequence.esasrec import ESASRecConfig, ESASRecModel
-from hf_rec.models.sequence.fmlprec import FMLPRecConfig, FMLPRecModel
-from hf_rec.models.sequence.gru4rec import GRU4RecConfig, GRU4RecModel
-from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
+from importlib import import_module
+from pkgutil import iter_modules
+
+import hf_rec.models.llm_srec.model  # noqa: F401
+import hf_rec.models.sequence as sequence
 
 
-__all__ = [
-    "BERT4RecConfig",
-    "BERT4RecModel",
-    "CaserConfig",
-    "CaserModel",
-    "ESASRecConfig",
-    "ESASRecModel",
-    "FMLPRecConfig",
-    "FMLPRecModel",
-    "GRU4RecConfig",
-    "GRU4RecModel",
-    "LLMSRecModel",
-    "LLMSRecModelConfig",
-    "SASRecConfig",
-    "SASRecModel",
-    "SequenceModelOutput",
-]
+for _module in iter_modules(sequence.__path__):
+    import_module(f"{sequence.__name__}.{_module.name}")

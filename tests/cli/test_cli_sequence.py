@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.cli import main as cli
 from hf_rec.data.prepare import load_prepared
 from hf_rec.hub import save_recommender
-from hf_rec.models import SASRecConfig, SASRecModel
 
 
 def run(*words) -> int:

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.hub import load_recommender, save_recommender
-from hf_rec.models import SASRecConfig, SASRecModel
 
 
 HISTORIES = [[100, 105], [111], []]

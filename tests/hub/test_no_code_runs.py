@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
-from hf_rec.models import SASRecConfig, SASRecModel
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.loading import load_weights
 from hf_rec.models.weight_files import weights_sha256

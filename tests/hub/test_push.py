@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.hub import load_recommender, push_recommender, read_index, save_recommender
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.models.llm_srec.model import LLMSRecModel
 
 

@@ -8,9 +8,9 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.hub import load_recommender, read_index, save_recommender
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.trainers.msl.config import MSLConfig

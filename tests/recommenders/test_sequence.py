@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from hf_rec import BERT4RecConfig, BERT4RecModel, CaserConfig, CaserModel, SASRecConfig, SASRecModel
 from hf_rec.data.catalog import Catalog
 from hf_rec.hub import load_recommender, save_recommender
 from hf_rec.metrics.ranking import rank_bounds
-from hf_rec.models import BERT4RecConfig, BERT4RecModel, CaserConfig, CaserModel, SASRecConfig, SASRecModel
 from hf_rec.recommenders.ranks import exact_ranks
 from hf_rec.recommenders.sequence import SequenceRecommender
 

@@ -8,11 +8,10 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from hf_rec import Catalog, MSLConfig, MSLTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_recommender
+from hf_rec import Catalog, MSLConfig, MSLTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_recommender, weight_files
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub import load
-from hf_rec.models import weight_files
 from hf_rec.trainers import starting_point
 
 

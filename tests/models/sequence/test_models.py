@@ -10,7 +10,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import hub
 
-from hf_rec.models import BERT4RecConfig, CaserConfig, ESASRecConfig, FMLPRecConfig, GRU4RecConfig, SASRecConfig
+import hf_rec
+from hf_rec import BERT4RecConfig, CaserConfig, ESASRecConfig, FMLPRecConfig, GRU4RecConfig, SASRecConfig
+from hf_rec.models.sequence.base import SequenceModelConfig
 
 
 N, L = 20, 8  # items, longest history
@@ -46,6 +48,12 @@ def model(request):
 @pytest.fixture(params=[name for name in CONFIGS if make(name).causal])
 def causal_model(request):
     return make(request.param)
+
+
+def test_every_model_has_public_names():
+    for config_class in SequenceModelConfig.__subclasses__():
+        name = config_class.__name__.removesuffix("Config")
+        assert {f"{name}Config", f"{name}Model"} <= set(hf_rec.__all__)
 
 
 class TestEveryModel:

@@ -6,9 +6,9 @@ import sys
 import torch
 from datasets import Dataset
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
 from hf_rec.data.catalog import Catalog
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.processes import end_processes
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer

@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from hf_rec import SASRecConfig, SASRecModel
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.evaluation.cost import read_cost, write_cost
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer
 from hf_rec.trainers.training_run import TrainingClock

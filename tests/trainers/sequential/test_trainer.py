@@ -8,12 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModel, TrainerCallback
 
-from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
-from hf_rec.data.catalog import Catalog
-from hf_rec.hub import load_recommender
-from hf_rec.losses import item_softmax
-from hf_rec.metrics.ranking import ndcg, rank_bounds
-from hf_rec.models import (
+from hf_rec import (
     BERT4RecConfig,
     BERT4RecModel,
     CaserConfig,
@@ -25,6 +20,11 @@ from hf_rec.models import (
     SASRecConfig,
     SASRecModel,
 )
+from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
+from hf_rec.data.catalog import Catalog
+from hf_rec.hub import load_recommender
+from hf_rec.losses import item_softmax
+from hf_rec.metrics.ranking import ndcg, rank_bounds
 from hf_rec.models.sequence import ragged
 from hf_rec.trainers.seeded_draws import position_keys
 from hf_rec.trainers.sequential.config import LossType, SequentialConfig
