@@ -8,13 +8,17 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_rec.fields import fits, spell
 from hf_rec.processes import end_processes
 
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass
@@ -39,7 +43,7 @@ class DataArguments:
     max_eval_samples: int | None = field(default=None, metadata={"help": "Rows of the eval split, evenly spaced."})
     max_test_samples: int | None = field(default=None, metadata={"help": "Rows of the test split, evenly spaced."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("max_train_samples", "max_eval_samples", "max_test_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -95,7 +99,7 @@ def parse_arguments(dataclass_types: Sequence[type], args: Sequence[str] | None 
         `tuple`: One instance per dataclass, in the order given.
 
     Raises:
-        `ValueError`: Names the file and each key that is unknown, stands twice or has a value of the wrong type.
+        `ValueError`: Names the file and each key that is unknown, is given twice or has a value of the wrong type.
     """
     from trl import TrlParser
 
@@ -116,7 +120,7 @@ def check_config(path: str, dataclass_types: Sequence[type]) -> dict[str, Any]:
         `dict`: The file's content. An `env` mapping of environment variables may stand beside the fields.
     """
     config = _load_yaml(path)
-    hints = {}
+    hints: dict[str, Any] = {}
     for dataclass_type in dataclass_types:
         annotations = typing.get_type_hints(dataclass_type)
         hints |= {item.name: annotations[item.name] for item in fields(dataclass_type) if item.init}
@@ -135,7 +139,7 @@ def check_config(path: str, dataclass_types: Sequence[type]) -> dict[str, Any]:
     return config
 
 
-def select_rows(dataset, limit: int | None):
+def select_rows(dataset: "Dataset", limit: int | None) -> "Dataset":
     """`limit` rows of a `datasets.Dataset`, evenly spaced over it and in order; all rows where `limit` is `None`."""
     if limit is None or limit >= len(dataset):
         return dataset
@@ -154,11 +158,11 @@ def _load_yaml(path: str) -> dict[str, Any]:
     import yaml
 
     class UniqueKeyLoader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
             twice = sorted({str(key) for key in keys if keys.count(key) > 1})
             if twice:
-                raise ValueError(f"{path}: key {', '.join(f'`{key}`' for key in twice)} stands twice.")
+                raise ValueError(f"{path}: key {', '.join(f'`{key}`' for key in twice)} is given twice.")
             return super().construct_mapping(node, deep=deep)
 
     try:

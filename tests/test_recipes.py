@@ -151,7 +151,7 @@ class TestStrictParsing:
             ("words: one", "`words` must be list[str] or null, got 'one' (str)"),
             ("words: [1]", "`words` must be list[str] or null, got [1] (list)"),
             ("kind: c", "`kind` must be one of 'a', 'b', got 'c' (str)"),
-            ("name: x\nname: y", "key `name` stands twice"),
+            ("name: x\nname: y", "key `name` is given twice"),
             ("- name", "must hold `key: value` lines, got list"),
             ("name: [x", "is not valid YAML"),
             ("env: fast", "`env` must be a mapping"),
