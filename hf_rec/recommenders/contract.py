@@ -135,7 +135,7 @@ class Recommender:
             exclude=None if exclude is None else self._item_lists(exclude, "exclude", len(rows)),
             allow=None if allow is None else self._item_lists(allow, "allow", len(rows)),
         )
-        item_ids = [[] for _ in rows]
+        item_ids: list[list[RawId]] = [[] for _ in rows]
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
         certified = np.zeros(len(rows), dtype=bool)
         nan_scores = np.zeros(len(rows), dtype=np.int64)
@@ -232,15 +232,16 @@ class Recommender:
         """Catalog rows: one list for all users (of length 1), or one for each."""
         if isinstance(lists, (str, bytes)) or not isinstance(lists, Collection):
             raise ValueError(f"`{argument}` must be a list of item ids, or one such list a history, got {lists!r}.")
-        nested = [not isinstance(entry, (str, int, np.integer)) for entry in lists]
-        if not any(nested):
-            return [self._rows(lists, argument)]
-        if not all(nested) or len(lists) != num_users:
+        flat = [entry for entry in lists if isinstance(entry, (str, int, np.integer))]
+        nested = [entry for entry in lists if not isinstance(entry, (str, int, np.integer))]
+        if not nested:
+            return [self._rows(flat, argument)]
+        if flat or len(lists) != num_users:
             raise ValueError(
                 f"`{argument}` must be a list of item ids, or one such list for each of the {num_users} histories, "
-                f"got {len(lists)} entries, {sum(nested)} of them lists."
+                f"got {len(lists)} entries, {len(nested)} of them lists."
             )
-        return [self._rows(entry, f"{argument}[{user}]") for user, entry in enumerate(lists)]
+        return [self._rows(entry, f"{argument}[{user}]") for user, entry in enumerate(nested)]
 
     def _rows(self, item_ids: Collection[RawId], argument: str) -> list[int]:
         try:

@@ -9,6 +9,7 @@ Shapes: U users · N items · k places of a list · v width of the vectors.
 """
 
 import json
+import os
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -133,7 +134,9 @@ class ItemIndex:
             save_file(tensors, partial, metadata={"format": FORMAT, "hashes": json.dumps(hashes)})
 
     @classmethod
-    def load(cls, folder: str | Path, catalog: Catalog, prompt_sha256: str, device="cpu") -> "ItemIndex":
+    def load(
+        cls, folder: str | os.PathLike, catalog: Catalog, prompt_sha256: str, device: torch.device | str = "cpu"
+    ) -> "ItemIndex":
         """
         Read what [`~ItemIndex.save`] wrote; a `ValueError` says so where it belongs to other weights, items or
         prompts.

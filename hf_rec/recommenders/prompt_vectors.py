@@ -6,7 +6,7 @@ Shapes: N items of the catalog · U users · v width of the vectors.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +56,7 @@ class PromptVectors:
         seen = self.model.item_seen.cpu().numpy()
         return int((~((self.teacher_items >= 0) & seen[self.teacher_items])).sum())
 
-    def items(self, rows: Sequence[int] | None = None, lengths: np.ndarray | None = None) -> Tensor:
+    def items(self, rows: Sequence[int] | np.ndarray | None = None, lengths: np.ndarray | None = None) -> Tensor:
         """
         Vectors of all items, or of some: float32 of shape `(len(rows), v)`, on the device of the model.
 
@@ -65,9 +65,13 @@ class PromptVectors:
             lengths (`np.ndarray` of shape `(len(rows),)`, *optional*): Tokens by which batches are cut, at least those
                 of each row. Processes that share out a catalog give the same ones, to work in equally many batches.
         """
-        rows = np.arange(len(self.prompt)) if rows is None else np.asarray(rows, dtype=np.int64)
-        lengths = self.prompt.item_lengths[rows] if lengths is None else lengths
-        return self._encode("item", lengths, lambda places: self.prompt.item_inputs(rows[places]), "Encoding items")
+        wanted = np.arange(len(self.prompt)) if rows is None else np.asarray(rows, dtype=np.int64)
+        lengths = self.prompt.item_lengths[wanted] if lengths is None else lengths
+
+        def inputs(places: np.ndarray) -> dict[str, Tensor]:
+            return self.prompt.item_inputs(wanted[places].tolist())
+
+        return self._encode("item", lengths, inputs, "Encoding items")
 
     def users(self, histories: Sequence[Sequence[int]], timestamps: Sequence[Sequence[int]] | None = None) -> Tensor:
         """
@@ -81,7 +85,13 @@ class PromptVectors:
         )
 
     @torch.no_grad()
-    def _encode(self, query: str, lengths: np.ndarray, batch_of, description: str) -> Tensor:
+    def _encode(
+        self,
+        query: str,
+        lengths: np.ndarray,
+        batch_of: Callable[[np.ndarray], dict[str, Tensor]],
+        description: str,
+    ) -> Tensor:
         device = self.model.device
         prefix = self.prompt.user_prefix if query == "user" else self.prompt.item_prefix
         prefix_ids = torch.tensor(prefix, device=device)

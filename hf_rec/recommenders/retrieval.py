@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from hf_rec.recommenders.prompt_vectors import PromptVectors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from hf_rec.models.llm_srec.config import LLMSRecModelConfig
 
 logger = logging.get_logger(__name__)
 
@@ -83,7 +85,12 @@ class RetrievalRecommender(ExactRecommender):
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike, settings: dict, catalog: Catalog, device, dtype
+        cls,
+        folder: str | os.PathLike,
+        settings: dict[str, Any],
+        catalog: Catalog,
+        device: torch.device | str,
+        dtype: Any,
     ) -> "RetrievalRecommender":
         """
         Read a recommender folder.
@@ -169,7 +176,9 @@ class RetrievalRecommender(ExactRecommender):
         vectors = PromptVectors(self.model, prompt, teacher_items).items()
         return self._over(catalog, prompt, vectors, teacher_items)
 
-    def _over(self, catalog, prompt, vectors, teacher_items) -> "RetrievalRecommender":
+    def _over(
+        self, catalog: Catalog, prompt: RetrievalPrompt, vectors: Tensor, teacher_items: np.ndarray
+    ) -> "RetrievalRecommender":
         index = ItemIndex(vectors, catalog, prompt.sha256, teacher_items)
         return RetrievalRecommender(
             self.model, self.tokenizer, catalog, prompt, index, self.batch_size, self.approximate
@@ -220,7 +229,7 @@ class RetrievalRecommender(ExactRecommender):
         ]
 
 
-def check_teacher_catalog(config, catalog: Catalog) -> None:
+def check_teacher_catalog(config: "LLMSRecModelConfig", catalog: Catalog) -> None:
     """Refuse a catalog whose rows are not the items that the teacher of a model was trained on."""
     catalog.check_made_for(config.num_items, config.catalog_sha256, "the sequence model")
 

@@ -72,7 +72,7 @@ def open_prefixes(
 def check_searchable(model: nn.Module, trie: TrieCSR, any_process: Callable[[bool], bool] = bool) -> Ability:
     """Refuse a model that no cache can drive; arguments and error are those of [`open_prefixes`]."""
     peft_config = getattr(model, "active_peft_config", None)
-    if getattr(peft_config, "is_prompt_learning", False):
+    if peft_config is not None and peft_config.is_prompt_learning:
         raise ValueError(
             f"A trie search cannot run on a {peft_config.peft_type} adapter, whose virtual tokens PEFT prepends to "
             "every forward pass. Use an adapter on the weights, such as LoRA."
@@ -148,7 +148,7 @@ class _Probe:
         self.columns = words.unique()
         self.is_finite = True
 
-    def refusal(self, kind: type[Prefixes]) -> str | None:
+    def refusal(self, kind: type[TreePrefixes] | type[RowPrefixes]) -> str | None:
         """What speaks against this kind of cache."""
         try:
             with torch.no_grad(), evaluation_mode(self.model):
@@ -181,7 +181,7 @@ class _Probe:
         logits = self.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False).logits
         return torch.stack([logits[row, end - 1] for row, end in ends])[:, self.columns].float()
 
-    def _searched(self, kind: type[Prefixes]) -> Tensor:
+    def _searched(self, kind: type[TreePrefixes] | type[RowPrefixes]) -> Tensor:
         """The same logits from a cache."""
 
         def tensor(rows: list[list[int]] | list[int]) -> Tensor:

@@ -65,9 +65,16 @@ class TrieCSR:
         num_children = np.diff(ptr)
         num_leaves, first_leaf, depth = leaf_spans(ptr.astype(np.int64))
         chain_end = _chain_ends(ptr, (num_children == 1) & (num_leaves > 1))
-        arrays = (ptr, tokens, num_children, num_leaves, first_leaf, depth, chain_end, leaf_ptr, leaf_rows)
         return cls(
-            *(torch.from_numpy(array.astype(np.int32)) for array in arrays),
+            ptr=_int32(ptr),
+            tokens=_int32(tokens),
+            num_children=_int32(num_children),
+            num_leaves=_int32(num_leaves),
+            first_leaf=_int32(first_leaf),
+            depth=_int32(depth),
+            chain_end=_int32(chain_end),
+            leaf_ptr=_int32(leaf_ptr),
+            leaf_rows=_int32(leaf_rows),
             vocab_size=int(tokens.max()) + 1,
             max_depth=int(depth.max()),
             max_children=int(num_children.max()),
@@ -187,6 +194,10 @@ class TrieCSR:
         """Number of edges and first edge of each node; none for a dead node."""
         alive = nodes.clamp(min=0)
         return self.num_children[alive].masked_fill(nodes < 0, 0), self.ptr[alive]
+
+
+def _int32(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.int32))
 
 
 def leaf_spans(ptr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

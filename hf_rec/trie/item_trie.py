@@ -204,11 +204,11 @@ def _content_hash(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in CSR_ARRAYS:
         digest.update(np.int64(len(arrays[name])).tobytes())
-        digest.update(np.ascontiguousarray(arrays[name], dtype="<i4"))
+        digest.update(np.ascontiguousarray(arrays[name], dtype="<i4").data)
     return digest.hexdigest()
 
 
-def _key(path: Sequence[int]) -> bytes:
+def _key(path: Sequence[int] | np.ndarray) -> bytes:
     """Key of one path; a token that no path can hold gives a key that is not in the trie."""
     tokens = np.asarray(path, dtype=np.int64)
     return tokens.astype(TOKEN_BYTES).tobytes() if ((tokens >= 0) & (tokens <= MAX_TOKEN)).all() else b""
@@ -283,7 +283,9 @@ def _check_no_prefix(ptr: np.ndarray, end_node: np.ndarray, rows: np.ndarray) ->
     )
 
 
-def _build_marisa(flat, offsets, leaf_paths) -> tuple[marisa_trie.BinaryTrie, np.ndarray]:
+def _build_marisa(
+    flat: np.ndarray, offsets: np.ndarray, leaf_paths: np.ndarray
+) -> tuple[marisa_trie.BinaryTrie, np.ndarray]:
     """The marisa-trie of one path per leaf (in leaf order), and the leaf of each of its key ids."""
     data, bounds = flat.astype(TOKEN_BYTES).tobytes(), offsets * TOKEN_BYTES.itemsize
     spans = zip(bounds[leaf_paths].tolist(), bounds[leaf_paths + 1].tolist(), strict=True)

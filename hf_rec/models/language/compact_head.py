@@ -49,14 +49,23 @@ def _output_linears(head: nn.Module) -> list[nn.Linear] | None:
         return [head]
     modules_to_save = getattr(head, "modules_to_save", None)  # PEFT: one full copy of the head per adapter
     if isinstance(modules_to_save, nn.ModuleDict) and hasattr(head, "original_module"):
-        parts = [_output_linears(part) for part in (head.original_module, *modules_to_save.values())]
-        return None if None in parts else [linear for part in parts for linear in part]
+        return _joined([head.original_module, *modules_to_save.values()])
     if hasattr(head, "lora_B") and hasattr(head, "base_layer"):  # PEFT: base(x) + lora_B(lora_A(x)) * scaling
         if getattr(head, "lora_variant", None):  # DoRA and others look at whole weight rows
             return None
-        parts = [_output_linears(part) for part in (head.base_layer, *head.lora_B.values())]
-        return None if None in parts else [linear for part in parts for linear in part]
+        return _joined([head.base_layer, *head.lora_B.values()])
     return None
+
+
+def _joined(parts: list[nn.Module]) -> list[nn.Linear] | None:
+    """The linear layers of all parts; None where one of them is closed to us."""
+    linears: list[nn.Linear] = []
+    for part in parts:
+        inner = _output_linears(part)
+        if inner is None:
+            return None
+        linears += inner
+    return linears
 
 
 class CompactHead:

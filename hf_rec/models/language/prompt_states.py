@@ -51,6 +51,8 @@ class Prefix:
 
     def shared(self, num_rows: int, model: PreTrainedModel) -> DynamicCache:
         """A cache that begins with the prefix in each of `num_rows` rows; this one stays as it is."""
+        if self.cache is None:
+            raise ValueError("This prefix keeps no cache: each prompt must read it for itself.")
         cache = DynamicCache(config=model.config)
         for number, layer in enumerate(self.cache.layers):
             cache.update(layer.keys.expand(num_rows, -1, -1, -1), layer.values.expand(num_rows, -1, -1, -1), number)
@@ -98,7 +100,8 @@ def length_groups(lengths: list[int], on_cpu: bool) -> list[list[int]]:
     At most `PADDING_SHARE` of a group is padding, unless it would be too small to fill the device.
     """
     least = CPU_GROUP_TOKENS if on_cpu else ACCELERATOR_GROUP_TOKENS
-    groups, longest, real = [], 0, 0
+    groups: list[list[int]] = []
+    longest, real = 0, 0
     for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         size = longest * (len(groups[-1]) + 1) if groups else 0
         if not groups or (size > least and size - real - lengths[row] > PADDING_SHARE * size):
