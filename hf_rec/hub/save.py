@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 import hf_rec
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.files import replacing_folder
 from hf_rec.hub.base_model import base_of
 from hf_rec.hub.card import model_card
@@ -48,7 +49,7 @@ def save_recommender(
     *,
     catalog: Catalog,
     kind: str,
-    prompt: Prompt | None = None,
+    prompt: Prompt | RetrievalPrompt | None = None,
     trie: ItemTrie | None = None,
     tau: float = 1.0,
     scoring: str = "valid",
@@ -122,7 +123,7 @@ def save_recommender(
         (partial / CARD_FILE).write_text(model_card(folder, index, catalog), encoding="utf-8")
         (partial / RECOMMENDER_FILE).write_text(index_text(index), encoding="utf-8")
     for part in (catalog, prompt, trie):
-        if part is not None:
+        if isinstance(part, Catalog | Prompt | ItemTrie):
             part.standing.remember(folder)  # the next checkpoint copies the files
     if model is not None:
         _remove_unlisted_weights(folder, index)
@@ -134,9 +135,9 @@ def save_control(folder: str | os.PathLike, control: Control) -> None:
     save_recommender(folder, catalog=control.catalog, kind=control.kind, scoring="exact", extra=extra, arrays=arrays)
 
 
-def _check_parts(catalog: Catalog, prompt: Prompt | None, trie: ItemTrie | None) -> None:
+def _check_parts(catalog: Catalog, prompt: Prompt | RetrievalPrompt | None, trie: ItemTrie | None) -> None:
     """Refuse to write down parts that do not belong together; a sample of items will tell."""
-    if prompt is None or trie is None:
+    if not isinstance(prompt, Prompt) or trie is None:
         return
     for row in np.linspace(0, len(catalog) - 1, min(len(catalog), _CHECKED_PATHS)).astype(int).tolist():
         if len(prompt) != len(catalog) or row not in trie.items(prompt.encode_item(row)):
