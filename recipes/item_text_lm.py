@@ -32,7 +32,7 @@ from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
 from hf_rec.data.prompts.retrieval import attribute_text
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
-from hf_rec.trainers.training_run import checkpoint_to_resume
+from hf_rec.trainers.checkpoints import checkpoint_to_resume
 
 
 @dataclass
@@ -98,8 +98,7 @@ def main(text_args: TextArguments, training_args: TrainingArguments, model_args:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         processing_class=tokenizer,
     )
-    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     trainer.save_model()
     trainer.save_state()
     print(f"{training_args.output_dir}: {trainer.model.num_parameters():,} parameters, {trainer.evaluate()}")

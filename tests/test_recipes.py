@@ -13,7 +13,6 @@ import pytest
 
 from hf_rec.arguments import DataArguments, check_config, parse_arguments, run_recipe, select_rows
 from hf_rec.cli.main import build_parser
-from hf_rec.trainers.training_run import checkpoint_to_resume
 
 
 ROOT = Path(__file__).parents[1]
@@ -224,18 +223,6 @@ class TestRunningARecipe:
     @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
     def test_every_recipe_ends_its_processes_in_order(self, path):
         assert path.read_text().endswith('if __name__ == "__main__":\n    sys.exit(run_recipe(main))\n')
-
-
-class TestResuming:
-    def test_last_is_the_newest_checkpoint_if_there_is_one(self, tmp_path):
-        assert checkpoint_to_resume("last", str(tmp_path / "new")) is None
-        for step in (9, 10):
-            (tmp_path / f"checkpoint-{step}").mkdir()
-        assert checkpoint_to_resume("last", str(tmp_path)) == str(tmp_path / "checkpoint-10")
-
-    def test_anything_else_is_taken_as_it_is(self, tmp_path):
-        assert checkpoint_to_resume(None, str(tmp_path)) is None
-        assert checkpoint_to_resume("runs/a", str(tmp_path)) == "runs/a"
 
 
 class TestDataArguments:

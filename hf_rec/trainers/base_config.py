@@ -1,6 +1,6 @@
 """What the arguments of every trainer here share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -16,13 +16,27 @@ class RecommenderConfig(TrainingArguments):
     """
     [`~transformers.TrainingArguments`] with strict types for our own fields, and without arguments that our losses
     would ignore.
+
+    Parameters:
+        early_stopping_patience (`int`, *optional*):
+            Evaluations without a better `metric_for_best_model` after which training ends. Default: never.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`):
+            Leave losses that are not finite out of the log. Training stops at them in any case.
     """
 
-    def __post_init__(self):
+    early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN and inf losses out of the log."})
+
+    def __post_init__(self) -> None:
         for owner in type(self).__mro__:
             if owner is RecommenderConfig:
                 break
             check_field_types(self, owner)
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(
+                f"`early_stopping_patience` must be at least 1, got {self.early_stopping_patience}. Leave it out for "
+                "none."
+            )
         if self.greater_is_better is None and smaller_is_better(self.metric_for_best_model or ""):
             self.greater_is_better = False
         # accelerate 1.15 sees several CPU processes only where `use_cpu` says so; each would otherwise train its own

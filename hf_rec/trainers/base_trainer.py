@@ -2,13 +2,15 @@
 
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import is_peft_model
 from huggingface_hub import CommitInfo, HfApi
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
@@ -17,10 +19,12 @@ from hf_rec.files import replacing
 from hf_rec.hub.files import remove_other_weights, weight_files
 from hf_rec.hub.push import commit_operations
 from hf_rec.trainers.base_config import RecommenderConfig
+from hf_rec.trainers.finite_loss import FiniteLoss
 from hf_rec.trainers.length_grouping import GroupsByLength
+from hf_rec.trainers.training_run import StopEarly
 
 
-class RecommenderTrainer(GroupsByLength):
+class RecommenderTrainer(FiniteLoss, GroupsByLength):
     """
     [`~transformers.Trainer`] whose loss is a sum over labels divided by the labels of the whole accumulated,
     distributed batch, so that 8 x 1, 1 x 8 and two processes take the same steps.
@@ -28,11 +32,14 @@ class RecommenderTrainer(GroupsByLength):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the whole accumulated batch
 
-    def __init__(self, model=None, args: RecommenderConfig | None = None, **kwargs):
+    def __init__(self, model: Any = None, args: RecommenderConfig | None = None, **kwargs: Any):
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(
                 f"`compute_loss_func` must be None: {type(self).__name__} has a loss of its own and would ignore it."
             )
+        if args is not None and args.early_stopping_patience is not None:
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), StopEarly(args.early_stopping_patience)]
+            args.restore_callback_states_from_checkpoint = True
         super().__init__(model=model, args=args, **kwargs)
         if self.args.n_gpu > 1:
             raise ValueError(
@@ -41,9 +48,9 @@ class RecommenderTrainer(GroupsByLength):
             )
         _check_output_is_not_base(self.accelerator.unwrap_model(self.model), self.args.output_dir)
         self.model_accepts_loss_kwargs = True  # makes Trainer count the labels, for wrapped models too
-        self._logged = defaultdict(list)
+        self._logged: dict[str, list[float]] = defaultdict(list)
 
-    def scale_loss(self, total, num_labels, num_items_in_batch):
+    def scale_loss(self, total: Tensor, num_labels: int, num_items_in_batch: Tensor | None) -> Tensor:
         """
         Divide a sum over labels by the labels of the whole batch.
 
@@ -59,10 +66,10 @@ class RecommenderTrainer(GroupsByLength):
         return total * scale / num_items_in_batch.clamp(min=1)
 
     @contextmanager
-    def whole_weights(self):
+    def whole_weights(self) -> Iterator[None]:
         """
-        Gather the weights that ZeRO-3 shards on every process. A search takes as many passes as its users need, other
-        ones on each process, so that layers gathered one by one would wait for each other forever.
+        All weights on every process, where ZeRO-3 shards them. ZeRO-3 gathers layer by layer; processes that search
+        for different numbers of steps would deadlock.
         """
         if not self.is_deepspeed_enabled:
             yield
@@ -72,7 +79,16 @@ class RecommenderTrainer(GroupsByLength):
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
             yield
 
-    def evaluation_loop(self, *args, **kwargs):
+    @contextmanager
+    def collating_with(self, collator: Any) -> Iterator[None]:
+        """Data loaders made inside the block use this collator, e.g. that of evaluation."""
+        before, self.data_collator = self.data_collator, collator
+        try:
+            yield
+        finally:
+            self.data_collator = before
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As in [`~transformers.Trainer`], with whole weights on every process under ZeRO-3."""
         with self.whole_weights():
             return super().evaluation_loop(*args, **kwargs)
@@ -122,6 +138,8 @@ class RecommenderTrainer(GroupsByLength):
         return self._upload(commit_message or "End of training", not blocking, token, revision)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._writing is not None:
+            return  # it is pushed when it is whole
         # What is pushed during training is `output_dir` with the weights of the checkpoint copied into it
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
@@ -155,7 +173,7 @@ class RecommenderTrainer(GroupsByLength):
 
     def save_recommender_files(self, output_dir: str) -> None:
         """Write what the method needs beside its weights; called on the process that saves."""
-        raise TypeError(f"{type(self).__name__} must define save_recommender_files.")
+        raise NotImplementedError(f"{type(self).__name__} must define save_recommender_files.")
 
     def create_model_card(self, model_name: str | None = None) -> None:
         """The card is one of the recommender files, written with every save: edit `README.md` after it."""

@@ -1,14 +1,14 @@
 """What a run needs around `trainer.train`: where it goes on, what it cost over all its parts, when it stops early."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rec.evaluation.cost import measured_cost, read_cost, write_cost
+from hf_rec.trainers.checkpoints import checkpoint_to_resume
 
 
 def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known) ->
         `dict`: `known`, `seed`, `seconds` (those of earlier parts of the run too) and `peak_memory` (bytes).
     """
     args = trainer.args
-    checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+    checkpoint = checkpoint_to_resume(args)
     clock = TrainingClock(checkpoint)
     trainer.add_callback(clock)
     with measured_cost(**known, seed=args.seed) as cost:
@@ -38,23 +38,20 @@ def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known) ->
     return cost
 
 
-def checkpoint_to_resume(value: str | None, output_dir: str) -> str | None:
-    """
-    What `--resume_from_checkpoint` stands for: a folder, or with `"last"` the newest checkpoint in `output_dir`, if
-    there is one; so the same command line starts a run and goes on with it.
-    """
-    if value != "last":
-        return value
-    return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
-
-
 class StopEarly(EarlyStoppingCallback):
     """
     Early stopping that a run which has stopped, and is started again from its last checkpoint, still obeys. Goes with
     `restore_callback_states_from_checkpoint=True`, or a resumed run counts anew.
     """
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self._stop(control)
+
     def on_step_end(self, args, state, control, **kwargs):
+        self._stop(control)
+
+    def _stop(self, control):
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 

@@ -41,7 +41,6 @@ from hf_rec.trainers.llm_srec.rows import (
     is_encoded,
     weights_hash,
 )
-from hf_rec.trainers.training_run import StopEarly
 
 
 logger = logging.get_logger(__name__)
@@ -116,9 +115,6 @@ class LLMSRecTrainer(RecommenderTrainer):
         self._index: ItemIndex | None = None  # of an evaluation that is under way
         self._saved: tuple[str | None, ItemIndex] | None = None  # hash of the weights that were saved, and their index
         self._micro_batch = 0
-        if args.early_stopping_patience is not None:
-            callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
-            args.restore_callback_states_from_checkpoint = True
         super().__init__(
             model=model,
             args=args,

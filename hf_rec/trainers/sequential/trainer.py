@@ -25,7 +25,6 @@ from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.lazy_adam import LazyAdam, clip_grad_norm
 from hf_rec.trainers.sequential.loss import ItemLoss
 from hf_rec.trainers.sequential.sampling import hide_labels
-from hf_rec.trainers.training_run import StopEarly
 
 
 logger = logging.get_logger(__name__)
@@ -87,9 +86,6 @@ class SequentialTrainer(RecommenderTrainer):
         self.item_loss = ItemLoss(args, config.num_items, counts)
         self._user_metrics = compute_metrics
         self._micro_batch = 0
-        if args.early_stopping_patience is not None:
-            callbacks = [*(callbacks or []), StopEarly(args.early_stopping_patience)]
-            args.restore_callback_states_from_checkpoint = True
         super().__init__(
             model=model,
             args=args,
