@@ -19,6 +19,7 @@ from datasets import Dataset, Features, List, Value
 
 from hf_rec.columns import HISTORY, ITEM_ROWS, REJECTED, SUPERVISE_FROM, TARGET, TARGET_ROW, USER_ID
 from hf_rec.data.catalog import Catalog
+from hf_rec.data.splits import arrow_column
 
 
 LIST_FILE = "predictions.parquet"
@@ -48,14 +49,13 @@ class PopularityNegatives:
 
     Args:
         counts (`np.ndarray` of shape `(N,)`): How often each was, as [`label_counts`] says. One with 0 is never drawn.
-        power (`float`, *optional*, defaults to `1.0`): Exponent of the counts; 0.75 is the word2vec choice.
     """
 
-    def __init__(self, counts: np.ndarray, power: float = 1.0):
+    def __init__(self, counts: np.ndarray):
         self.counts = np.asarray(counts, dtype=np.float64)
         if not (self.counts >= 0).all() or not self.counts.any():
             raise ValueError("`counts` must hold numbers of at least 0, not all of them 0.")
-        self.cumulative = np.cumsum(np.where(self.counts > 0, self.counts**power, 0.0))
+        self.cumulative = np.cumsum(self.counts)
         self.support = np.flatnonzero(self.counts)
 
     def stream(self, row: int, rng: np.random.Generator) -> Iterator[int]:
@@ -101,8 +101,9 @@ class RankedNegatives:
         if missing:
             raise ValueError(f"{path} has no column {missing[0]!r}. Give a file that `hf-rec evaluate` wrote.")
         table = pq.read_table(path, columns=names)
-        for name, values in ((USER_ID, list(map(str, dataset[USER_ID]))), (TARGET_ROW, list(dataset[TARGET]))):
-            if table[name].to_pylist() != values:
+        for name, column in ((USER_ID, USER_ID), (TARGET_ROW, TARGET)):
+            values = pc.cast(arrow_column(dataset, column), table[name].type)
+            if table[name].combine_chunks() != values.combine_chunks():
                 raise ValueError(
                     f"{path} was written for other rows ({len(table)} of them) than these {len(values)}: column "
                     f"{name!r} differs. Rank the same split, with the same --limit."
@@ -167,7 +168,7 @@ def draw(
     Returns:
         `list[int]`: `count` items.
     """
-    used = set(groups[list(taken)].tolist())
+    used: set[int] = set(groups[list(taken)].tolist())
     if len(source.support) < 64 * (count + len(used)):  # else there are plenty
         num_free = len(set(groups[source.support].tolist()) - used)
         if num_free < count:
@@ -175,14 +176,14 @@ def draw(
                 f"Row {row}: {count} negatives are asked for, but only {num_free} different items are left beside "
                 "target and history. Lower `num_negatives`."
             )
-    found = []
-    for item in source.stream(row, rng):
-        if groups[item] in used:
-            continue
-        used.add(int(groups[item]))
-        found.append(item)
-        if len(found) == count:
-            return found
+    found: list[int] = []
+    stream = source.stream(row, rng)
+    while len(found) < count:
+        item = next(stream)
+        if groups[item] not in used:
+            used.add(int(groups[item]))
+            found.append(item)
+    return found
 
 
 def answer_groups(catalog: Catalog) -> np.ndarray:

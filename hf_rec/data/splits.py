@@ -180,7 +180,11 @@ def global_time(
     order = np.argsort(times, kind="stable")
     first, second = (round(len(times) * share) for share in np.cumsum(ratios)[:2] / sum(ratios))
     pieces = (order[:first], order[first:second], order[second:])
-    splits = DatasetDict({name: windows.select(piece) for name, piece in zip(SPLITS, pieces, strict=True)})
+    # Rows are moved: behind a list of indices each column would be read row by row, again and again.
+    table = windows.with_format("arrow")[:].combine_chunks()
+    splits = DatasetDict(
+        {name: Dataset(table.take(pa.array(piece))) for name, piece in zip(SPLITS, pieces, strict=True)}
+    )
     check_no_leak(splits)
     return splits
 
@@ -283,8 +287,8 @@ def sequence_hash(dataset: Dataset) -> str:
     """SHA-256 over users, histories, targets and times of a split, in row order; the same on every machine."""
     digest = hashlib.sha256()
     table = dataset.with_format("arrow")[:]
-    for user in table[USER_ID].to_pylist():
-        digest.update(user.encode("utf-8", "surrogatepass") + b"\n")
+    for users in table[USER_ID].chunks:
+        digest.update("".join(f"{user}\n" for user in users.to_pylist()).encode("utf-8", "surrogatepass"))
     for column in (HISTORY, HISTORY_TIMESTAMPS):
         for part in (pc.list_value_length(table[column]), pc.list_flatten(table[column])):
             digest.update(part.to_numpy().astype("<i8").tobytes())
