@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from datasets import Features
+
 USER_ID = "user_id"
 ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"
@@ -57,14 +63,14 @@ def column_values(dataset: "Dataset", name: str) -> "pa.ChunkedArray":
     return dataset.select_columns(name).with_format("arrow")[:][name]
 
 
-def interaction_features():
+def interaction_features() -> "Features":
     """Features of a cleaned interaction log: one row an event, ordered by (timestamp, original row)."""
     from datasets import Features, Value
 
     return Features({USER_ID: Value("string"), ITEM_ID: Value("int64"), TIMESTAMP: Value("int64")})
 
 
-def sequence_features():
+def sequence_features() -> "Features":
     """Features of a split: one row an example, oldest event first."""
     from datasets import Features, List, Value
 

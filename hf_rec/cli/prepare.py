@@ -6,7 +6,7 @@ import re
 from hf_rec.data.sources import SOURCES
 
 
-def add_prepare(commands) -> argparse.ArgumentParser:
+def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "prepare",
         help="files as published -> catalog, splits and data card",

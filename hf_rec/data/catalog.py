@@ -8,12 +8,9 @@ the string as published is kept beside it.
 import difflib
 import gc
 import hashlib
-import html
 import json
 import math
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.columns import ITEM_ID, TITLE
+from hf_rec.data.titles import clean_title, unescape_html
 from hf_rec.files import StandingFiles, replacing
 
 
@@ -35,44 +33,6 @@ FORMAT_VERSION = 1
 ORIGINAL_TITLE = "original_title"
 CATALOG_FILE, HEADER_FILE = "catalog.jsonl", "catalog.json"
 ROWS_AT_ONCE = 10_000  # written at once
-
-# Only entities that end in a semicolon: `html.unescape` alone would read "Black&notes" as "Black¬es".
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-# Only names that are HTML markup in practice: "I <3 You", "<s>" and "<|endoftext|>" are text.
-_TAG = re.compile(
-    r"</?(?:a|abbr|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|h[1-6]|head|hr|html|i|img|input|li|link"
-    r"|meta|ol|p|pre|small|span|strong|sub|sup|table|tbody|td|th|tr|tt|u|ul)(?:\s[^<>]*)?/?>",
-    re.IGNORECASE,
-)
-_SCRIPT = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-
-
-def unescape_html(text: str) -> str:
-    """`text` with HTML entities resolved, also where they were escaped twice (`&amp;quot;`)."""
-    for _ in range(3):
-        if "&" not in text:
-            break
-        unescaped = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
-        if unescaped == text:
-            break
-        text = unescaped
-    return text
-
-
-def clean_title(title: str) -> str:
-    """
-    `title` as one line of plain text: HTML unescaped, tags stripped, whitespace collapsed, control characters removed.
-
-    Format characters (right-to-left marks, joiners of emoji) stay: they are part of the text.
-    """
-    text = unescape_html(title)
-    if "<" in text:
-        text = _TAG.sub(" ", _SCRIPT.sub(" ", text))
-    text = " ".join(text.split())
-    if not text.isprintable():
-        text = "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs"))
-        text = " ".join(text.split())
-    return text
 
 
 def is_missing(value: Any) -> bool:
@@ -200,7 +160,7 @@ class Catalog:
         """
         title = clean_title(title)
         exact, folded = self._rows_by_title
-        return list(exact.get(title) or folded.get(title.casefold(), ()))
+        return [*(exact.get(title) or folded.get(title.casefold()) or [])]
 
     def nearest(self, text: str, count: int = 3) -> list[str]:
         """At most `count` ids and titles that look most like `text`, whatever their case; `[]` where none does."""
@@ -361,7 +321,8 @@ class Catalog:
 
     @cached_property
     def _rows_by_title(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-        exact, folded = {}, {}
+        exact: dict[str, list[int]] = {}
+        folded: dict[str, list[int]] = {}
         for row, title in enumerate(self.titles or ()):
             if title:
                 exact.setdefault(title, []).append(row)

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_rec.columns import EVENT_TIMESTAMPS, TIMESTAMP, UNKNOWN_TIME, USER_ID
-from hf_rec.data.splits import arrow_column, distinct_labels, user_events
+from hf_rec.columns import EVENT_TIMESTAMPS, TIMESTAMP, UNKNOWN_TIME, USER_ID, column_values
+from hf_rec.data.splits import distinct_labels, user_events
 
 
 def time_report(interactions: Dataset) -> dict[str, Any]:
     """How often the log does not say which of a user's events was the last."""
-    times = arrow_column(user_events(interactions), EVENT_TIMESTAMPS).combine_chunks()
+    times = column_values(user_events(interactions), EVENT_TIMESTAMPS).combine_chunks()
     values, ends = times.flatten().to_numpy(), times.value_lengths().to_numpy().cumsum()
     known = not (values == UNKNOWN_TIME).any()
     ends = ends[np.diff(ends, prepend=0) > 1]
@@ -27,11 +27,11 @@ def time_report(interactions: Dataset) -> dict[str, Any]:
 
 def split_report(dataset: Dataset) -> dict[str, Any]:
     """Rows, users, labels under `supervise="all"`, and the times (seconds) of the first and the last target."""
-    times = pc.min_max(arrow_column(dataset, TIMESTAMP)).as_py()
+    times = pc.min_max(column_values(dataset, TIMESTAMP)).as_py()
     known = len(dataset) and times["min"] != UNKNOWN_TIME
     return {
         "rows": len(dataset),
-        "users": pc.count_distinct(arrow_column(dataset, USER_ID)).as_py(),
+        "users": pc.count_distinct(column_values(dataset, USER_ID)).as_py(),
         "distinct_labels": distinct_labels(dataset),
         "first_time": times["min"] if known else None,
         "last_time": times["max"] if known else None,

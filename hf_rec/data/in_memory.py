@@ -99,7 +99,7 @@ def clean_and_split(
     rule: str,
     *,
     cleaning: dict[str, Any],
-    windows: dict[str, int],
+    windows: dict[str, Any],
     num_proc: int | None = None,
 ) -> tuple[Catalog, DatasetDict, dict[str, Any]]:
     """

@@ -25,6 +25,7 @@ from hf_rec.columns import (
     SUPERVISE_FROM,
     TARGET,
 )
+from hf_rec.data.splits import check_split_columns
 
 
 if TYPE_CHECKING:
@@ -85,12 +86,7 @@ class ItemRows:
     @classmethod
     def from_dataset(cls, dataset: "Dataset", num_items: int | None = None) -> "ItemRows":
         """Reads `history`, `target` and, where present, `supervise_from` of a split, without Python lists."""
-        missing = [name for name in (HISTORY, TARGET) if name not in dataset.column_names]
-        if missing:
-            raise ValueError(
-                f"The dataset lacks {', '.join(f'`{name}`' for name in missing)}; it has "
-                f"{', '.join(dataset.column_names)}. Make splits with `hf-rec prepare`."
-            )
+        check_split_columns(dataset.column_names, (HISTORY, TARGET))
         names = [HISTORY, TARGET] + [SUPERVISE_FROM] * (SUPERVISE_FROM in dataset.column_names)
         table = dataset.select_columns(names).with_format("arrow")[:]
         histories = table[HISTORY].combine_chunks()

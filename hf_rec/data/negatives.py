@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from hf_rec.columns import HISTORY, ITEM_ROWS, REJECTED, SUPERVISE_FROM, TARGET, TARGET_ROW, USER_ID
+from hf_rec.columns import HISTORY, ITEM_ROWS, REJECTED, SUPERVISE_FROM, TARGET, TARGET_ROW, USER_ID, column_values
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.splits import arrow_column
 
 
 LIST_FILE = "predictions.parquet"
@@ -102,7 +101,7 @@ class RankedNegatives:
             raise ValueError(f"{path} has no column {missing[0]!r}. Give a file that `hf-rec evaluate` wrote.")
         table = pq.read_table(path, columns=names)
         for name, column in ((USER_ID, USER_ID), (TARGET_ROW, TARGET)):
-            values = pc.cast(arrow_column(dataset, column), table[name].type)
+            values = pc.cast(column_values(dataset, column), table[name].type)
             if table[name].combine_chunks() != values.combine_chunks():
                 raise ValueError(
                     f"{path} was written for other rows ({len(table)} of them) than these {len(values)}: column "

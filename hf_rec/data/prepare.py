@@ -84,8 +84,8 @@ def prepare(
         "require_titles": require_titles,
         "keep_all_items": keep_all_items,
     }
-    windows = {"window": window, "stride": stride, "min_events": min_events}
-    windows = {name: value for name, value in windows.items() if value is not None}
+    given = {"window": window, "stride": stride, "min_events": min_events}
+    windows = {name: value for name, value in given.items() if value is not None}
     if rule == "ready-made":
         changed = {name for name, value in cleaning.items() if value not in (0, "exact", False)} | set(windows)
         if changed:

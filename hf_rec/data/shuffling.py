@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from hf_rec.columns import HISTORY
+from hf_rec.columns import HISTORY, column_values
 from hf_rec.data.prepare import load_prepared, write_prepared
-from hf_rec.data.splits import arrow_column, sequence_hash
+from hf_rec.data.splits import sequence_hash
 
 
 def shuffle_histories(dataset: Dataset, seed: int = 0) -> Dataset:
@@ -22,7 +22,7 @@ def shuffle_histories(dataset: Dataset, seed: int = 0) -> Dataset:
     """
     histories = [
         np.random.default_rng((seed, row)).permutation(history).tolist()
-        for row, history in enumerate(arrow_column(dataset, HISTORY).to_pylist())
+        for row, history in enumerate(column_values(dataset, HISTORY).to_pylist())
     ]
     return Dataset.from_dict(dataset.to_dict() | {HISTORY: histories}, features=dataset.features)
 

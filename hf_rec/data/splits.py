@@ -7,7 +7,7 @@ which event of a window on events are new, so that under `supervise="all"` each 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -26,6 +26,7 @@ from hf_rec.columns import (
     TIMESTAMP,
     UNKNOWN_TIME,
     USER_ID,
+    column_values,
     interaction_features,
     sequence_features,
 )
@@ -174,7 +175,7 @@ def global_time(
         num_proc=num_proc,
         desc="Windows",
     )
-    times = arrow_column(windows, TIMESTAMP).to_numpy()
+    times = column_values(windows, TIMESTAMP).to_numpy()
     if len(times) and times.min() == UNKNOWN_TIME:
         raise ValueError("A global time split needs the time of every interaction. Use leave-one-out without times.")
     order = np.argsort(times, kind="stable")
@@ -216,7 +217,7 @@ def ready_made(splits: Mapping[str, Dataset]) -> DatasetDict:
 
     supervise_from = [np.zeros(len(dataset), dtype=np.int32) for dataset in splits.values()]
     for _, by_user in groupby(rows, key=lambda row: row[0]):
-        previous = []
+        previous: list[int] = []
         for _, tied in groupby(by_user, key=lambda row: row[1:3]):
             for _, _, number, row, events in _in_order_of_continuation(tied, previous):
                 supervise_from[number][row] = min(max(1, overlap(previous, events)), len(events) - 1)
@@ -250,8 +251,8 @@ def check_no_leak(splits: Mapping[str, Dataset]) -> None:
     if "train" not in splits or "test" not in splits or not len(splits["train"]) or not len(splits["test"]):
         return
     last, first = (
-        pc.max(arrow_column(splits["train"], TIMESTAMP)).as_py(),
-        pc.min(arrow_column(splits["test"], TIMESTAMP)).as_py(),
+        pc.max(column_values(splits["train"], TIMESTAMP)).as_py(),
+        pc.min(column_values(splits["test"], TIMESTAMP)).as_py(),
     )
     if last > first:
         raise ValueError(
@@ -273,14 +274,14 @@ def distinct_labels(dataset: Dataset, supervise: str = "all") -> int:
         raise ValueError(f"`supervise` must be 'last' or 'all', got {supervise!r}.")
     if supervise == "last" or not len(dataset):
         return len(dataset)
-    num_history = pc.sum(pc.list_value_length(arrow_column(dataset, HISTORY))).as_py()
-    return num_history + len(dataset) - pc.sum(arrow_column(dataset, SUPERVISE_FROM)).as_py()
+    num_history = pc.sum(pc.list_value_length(column_values(dataset, HISTORY))).as_py()
+    return num_history + len(dataset) - pc.sum(column_values(dataset, SUPERVISE_FROM)).as_py()
 
 
 def seen_items(dataset: Dataset) -> set[int]:
     """Catalog rows that occur in a split, in a history or as a target: the warm items, if it is the training split."""
-    history = pc.list_flatten(arrow_column(dataset, HISTORY)).unique().to_pylist()
-    return {*history, *arrow_column(dataset, TARGET).unique().to_pylist()}
+    history = pc.list_flatten(column_values(dataset, HISTORY)).unique().to_pylist()
+    return {*history, *column_values(dataset, TARGET).unique().to_pylist()}
 
 
 def sequence_hash(dataset: Dataset) -> str:
@@ -312,9 +313,14 @@ def _check_window(window: int | None, stride: int | None) -> int:
     return stride
 
 
-def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
-    """A column as it lies in memory, without a Python object for each row."""
-    return dataset.select_columns(name).with_format("arrow")[:][name]
+def check_split_columns(present: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuse a data set that lacks columns of a split, naming those that it has."""
+    missing = [name for name in needed if name not in present]
+    if missing:
+        raise ValueError(
+            f"The data set lacks {', '.join(f'`{name}`' for name in missing)}; it has {', '.join(sorted(present))}. "
+            "Make splits with `hf-rec prepare`, or of a log in memory with `prepare_interactions`."
+        )
 
 
 def _new_rows() -> dict[str, list]:

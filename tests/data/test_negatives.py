@@ -71,9 +71,6 @@ def test_popular_ones_come_in_proportion_and_unseen_items_never():
     counts = np.bincount(np.concatenate(found), minlength=N)
     assert counts[[10, 20, 30]] / 2000 == pytest.approx([0.125, 0.25, 0.625], abs=0.04)
     assert counts.sum() == counts[[10, 20, 30]].sum()
-    flat = PopularityNegatives(popularity, power=0.0)
-    counts = np.bincount(np.concatenate(drawn(rows([0] * 2000), flat, count=1)), minlength=N)
-    assert counts[[10, 20, 30]] / 2000 == pytest.approx([1 / 3] * 3, abs=0.04)
 
 
 def test_items_that_a_model_writes_alike_count_as_one():

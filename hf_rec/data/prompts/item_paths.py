@@ -5,13 +5,19 @@ The separator occurs nowhere else in a path, so no path is the beginning of anot
 another title can be told from it.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 
 
-def resolve_separator(tokenizer, encoder: PlainTextEncoder, separator: str) -> list[int]:
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def resolve_separator(tokenizer: "PreTrainedTokenizerBase", encoder: PlainTextEncoder, separator: str) -> list[int]:
     """
     Tokens of the separator.
 
@@ -106,12 +112,13 @@ def _shorten(bodies: list[list[int]], encoder: PlainTextEncoder, room: int) -> i
         if whole not in short_of:
             mark = encoder(f" #{row}")
             cuts = (list(whole[:keep]) + mark for keep in range(room - len(mark), 0, -1))
-            short_of[whole] = next((body for body in cuts if tuple(body) not in taken), None)
-            if short_of[whole] is None:
+            found = next((body for body in cuts if tuple(body) not in taken), None)
+            if found is None:
                 raise ValueError(
                     f"`max_item_tokens` leaves {room} tokens for the text of item row {row}, too few to tell it from "
                     "other items. Raise it."
                 )
-            taken.add(tuple(short_of[whole]))
+            taken.add(tuple(found))
+            short_of[whole] = found
         bodies[row] = short_of[whole]
     return len(long_rows)

@@ -46,8 +46,7 @@ class _Saved:
     """What a prompt takes over from its file: the fixed text, and the items' paths where they are of its catalog."""
 
     frame: tuple[list[int], list[int]]
-    tokens: np.ndarray | None
-    offsets: np.ndarray | None
+    paths: tuple[np.ndarray, np.ndarray] | None
     report: dict[str, float]
 
 
@@ -114,8 +113,8 @@ class Prompt:
         encoder = PlainTextEncoder(tokenizer)
         self.separator_ids = resolve_separator(tokenizer, encoder, separator)
         self._catalog_sha256 = catalog.sha256
-        if _saved is not None and _saved.tokens is not None:
-            self._flat, self._offsets, self._report = _saved.tokens, _saved.offsets, _saved.report
+        if _saved is not None and _saved.paths is not None:
+            (self._flat, self._offsets), self._report = _saved.paths, _saved.report
         else:
             paths, self._report = encode_paths(catalog, encoder, self.separator_ids, max_item_tokens)
             lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
@@ -266,16 +265,14 @@ class Prompt:
                 f"`tokenizer` encodes text in another way than the one that {path} was saved with. Load the tokenizer "
                 "from the same folder as the prompt, or make a new prompt and trie and train again."
             )
-        tokens, offsets = None, None
-        if paths_catalog == catalog.sha256:
-            tokens, offsets = load_paths(path.parent, paths_sha256, len(catalog))
-        prompt = cls(tokenizer, catalog, **settings, _saved=_Saved(frame, tokens, offsets, report))
+        stored = load_paths(path.parent, paths_sha256, len(catalog)) if paths_catalog == catalog.sha256 else None
+        prompt = cls(tokenizer, catalog, **settings, _saved=_Saved(frame, stored, report))
         if prompt.sha256 != expected:
             raise ValueError(
                 f"`tokenizer` gives the separator {prompt.separator_ids} instead of {saved['separator_ids']}, as in "
                 f"{path}. Load the tokenizer from the same folder as the prompt."
             )
-        if tokens is not None:
+        if stored is not None:
             prompt.standing.remember(path.parent)
         return prompt
 

@@ -15,16 +15,17 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_rec.columns import ATTENTION_MASK, INPUT_IDS, PADDING_ITEM, SLOT_ITEMS
-from hf_rec.data.catalog import Catalog, clean_title
+from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.checks import check_rows, probe_hash
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
+from hf_rec.data.titles import clean_title
 from hf_rec.files import replacing
 
 
@@ -86,7 +87,7 @@ class RetrievalPrompt:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         if len(catalog) == 0:
             raise ValueError("`catalog` is empty. A prompt needs at least one item.")
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "max_length": max_length,
             "max_history": max_history,
             "max_item_tokens": max_item_tokens,
@@ -167,14 +168,14 @@ class RetrievalPrompt:
             `dict[str, torch.LongTensor]`: `input_ids`, `attention_mask` and `slot_items`, each of the shape
             `(len(rows), T)`, right-padded; the last real token of a row is the query.
         """
-        rows = check_rows(len(self), rows)
-        lengths = self.item_lengths[rows]
+        items = check_rows(len(self), rows)
+        lengths = self.item_lengths[items]
         columns = np.arange(lengths.max(initial=1))
         real = columns < lengths[:, None]
         text = columns < lengths[:, None] - 2
-        place = self._text_starts[rows][:, None] + columns
+        place = self._text_starts[items][:, None] + columns
         input_ids = np.where(text, self._texts[np.where(text, place, 0)], PLACEHOLDER)
-        slot_items = np.where(columns == lengths[:, None] - 2, rows[:, None], PADDING_ITEM)
+        slot_items = np.where(columns == lengths[:, None] - 2, items[:, None], PADDING_ITEM)
         arrays = {INPUT_IDS: input_ids, ATTENTION_MASK: real, SLOT_ITEMS: slot_items}
         return {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
 

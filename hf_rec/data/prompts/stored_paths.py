@@ -15,7 +15,7 @@ from hf_rec.files import file_sha256, replacing
 
 
 PATHS_FILE = "item_paths.safetensors"
-DTYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+DTYPES: dict[str, np.dtype] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 
 
 def save_paths(directory: Path, tokens: np.ndarray, offsets: np.ndarray) -> str:

@@ -159,13 +159,18 @@ def _part_titles(stem: str, naming: str, count: int, subtitles: tuple[str, ...])
 
 
 def _make_films(rng: np.random.Generator) -> _Films:
-    titles, genre, series, part, years = [], [], [], [], []
+    titles: list[str] = []
+    genre: list[int] = []
+    years: list[int] = []
+    series: list[int] = []
+    part: list[int] = []
 
-    def add(title, film_genre, year, film_series=-1, film_part=0):
-        for values, value in zip(
-            (titles, genre, years, series, part), (title, film_genre, year, film_series, film_part), strict=True
-        ):
-            values.append(value)
+    def add(title: str, film_genre: int, year: int, film_series: int = -1, film_part: int = 0) -> None:
+        titles.append(title)
+        genre.append(film_genre)
+        years.append(year)
+        series.append(film_series)
+        part.append(film_part)
 
     for row, (film_genre, stem, naming, count, subtitles) in enumerate(SERIES):
         first = int(rng.integers(1995, 2019 - count))
@@ -196,7 +201,9 @@ def _make_films(rng: np.random.Generator) -> _Films:
     )
 
 
-def _watch(films: _Films, popularity, favourites, rng) -> tuple[list[int], list[float]]:
+def _watch(
+    films: _Films, popularity: np.ndarray, favourites: np.ndarray, rng: np.random.Generator
+) -> tuple[list[int], list[float]]:
     """One user's films, oldest first, and the day of each."""
     day = rng.uniform(0, DAYS - 60)
     rows: list[int] = []
@@ -208,7 +215,14 @@ def _watch(films: _Films, popularity, favourites, rng) -> tuple[list[int], list[
     return rows, days
 
 
-def _next_film(films: _Films, popularity, favourites, rows: list[int], day: float, rng) -> int:
+def _next_film(
+    films: _Films,
+    popularity: np.ndarray,
+    favourites: np.ndarray,
+    rows: list[int],
+    day: float,
+    rng: np.random.Generator,
+) -> int:
     age = day - films.release
     weights = popularity * (0.5 + 1.5 * np.exp(-np.maximum(age, 0) / 120)) * (age >= 0)
     weights[rows] = 0.0

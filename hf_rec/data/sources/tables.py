@@ -248,7 +248,7 @@ def _check_columns(table: pa.Table, wanted: dict[str, str], who: str) -> None:
 def _first_titles(table: pa.Table) -> list[dict[str, Any]]:
     if TITLE not in table.column_names:
         return []
-    titles = {}
+    titles: dict[Any, Any] = {}
     for item, title in zip(table[ITEM_ID].to_pylist(), table[TITLE].to_pylist(), strict=True):
         if not _is_missing_id(item) and is_missing(titles.get(item)):
             titles[item] = title

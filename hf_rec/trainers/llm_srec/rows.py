@@ -32,6 +32,7 @@ from hf_rec.columns import (
     TEACHER_VECTOR,
 )
 from hf_rec.data.prompts.retrieval import RetrievalPrompt, pad_prompts
+from hf_rec.data.splits import check_split_columns
 from hf_rec.models.sequence.base import SequencePreTrainedModel
 
 
@@ -154,13 +155,7 @@ def is_encoded(dataset: Rows) -> bool:
 
 def check_columns(dataset: Rows, needs_start: bool = False) -> None:
     """Refuse rows without a history or a target, naming the columns that there are."""
-    needed = [HISTORY, TARGET] + [SUPERVISE_FROM] * needs_start
-    missing = [name for name in needed if name not in _columns(dataset)]
-    if missing:
-        raise ValueError(
-            f"The data set lacks {', '.join(f'`{name}`' for name in missing)}; it has {sorted(_columns(dataset))}. "
-            "Make splits with `hf-rec prepare`."
-        )
+    check_split_columns(_columns(dataset), [HISTORY, TARGET] + [SUPERVISE_FROM] * needs_start)
 
 
 def _label_rows(batch: dict[str, list]) -> dict[str, list]:
