@@ -26,7 +26,7 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.checks import check_rows, probe_hash
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.data.titles import clean_title
-from hf_rec.files import replacing
+from hf_rec.files import StandingFiles, replacing
 
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class RetrievalPrompt:
         longest (`int`): Tokens that no prompt exceeds, prefix included; `max_length` or less.
         item_lengths (`np.ndarray` of shape `[N]`): Tokens of each item prompt behind the prefix.
         sha256 (`str`): Hash of the settings and of how the tokenizer encodes, but not of the catalog.
+        standing ([`~hf_rec.files.StandingFiles`]): Where its file stands, for the next [`~RetrievalPrompt.save`] to
+            copy.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class RetrievalPrompt:
         self._days = encoder.encode_batch([f"-{day:02}" for day in range(1, 32)])
         self._encode_catalog(encoder, catalog, max_item_tokens, item_attributes)
         self._check_room()
+        self.standing = StandingFiles(USER_PROMPT_FILE)
         state = [self.settings, probe_hash(tokenizer, encoder)]
         self.sha256 = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
@@ -191,6 +194,8 @@ class RetrievalPrompt:
         """Write `user_prompt.json`: settings and hash."""
         content = {"format": FORMAT, "sha256": self.sha256, "settings": self.settings}
         Path(directory).mkdir(parents=True, exist_ok=True)
+        if self.standing.copy_to(directory):
+            return
         with replacing(Path(directory) / USER_PROMPT_FILE) as partial:
             partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
