@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
@@ -77,18 +77,34 @@ def recommender_folder(name: str | os.PathLike, revision: str | None = None) -> 
 def _load_language_model(
     folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
 ) -> LanguageModelRecommender:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    _check_hash("tokenizer", tokenizer_sha256(tokenizer), index, folder)
-    prompt = Prompt.load(folder, tokenizer, catalog)
-    _check_hash("prompt", prompt.sha256, index, folder)
-    trie = ItemTrie.load(folder)
-    _check_hash("trie", trie.sha256, index, folder)
+    tokenizer, prompt, trie = load_language_parts(folder, index, catalog)
     model = _load_causal_lm(folder, index, dtype)
     if not getattr(model, "is_quantized", False):  # a quantized model has placed itself
         model = model.to(device)
     return LanguageModelRecommender(
         model.eval(), tokenizer, catalog, prompt, trie.csr(), tau=index["tau"], scoring=index["scoring"]
     )
+
+
+def load_language_parts(
+    folder: Path, index: dict[str, Any], catalog: Catalog
+) -> tuple[PreTrainedTokenizerBase, Prompt, ItemTrie]:
+    """
+    What a language model was trained with beside its catalog, each checked against `recommender.json`.
+
+    Args:
+        folder (`Path`): The model folder.
+        index (`dict`): Content of its `recommender.json`.
+        catalog ([`Catalog`]): Of the folder.
+    """
+    _check_hash("catalog", catalog.sha256, index, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    _check_hash("tokenizer", tokenizer_sha256(tokenizer), index, folder)
+    prompt = Prompt.load(folder, tokenizer, catalog)
+    _check_hash("prompt", prompt.sha256, index, folder)
+    trie = ItemTrie.load(folder)
+    _check_hash("trie", trie.sha256, index, folder)
+    return tokenizer, prompt, trie
 
 
 def _load_causal_lm(folder: Path, index: dict[str, Any], dtype: str | torch.dtype | None) -> PreTrainedModel:

@@ -15,8 +15,7 @@ from transformers.utils import logging
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.hub.files import tokenizer_sha256
-from hf_rec.hub.load import checked_index, recommender_folder
+from hf_rec.hub.load import checked_index, load_language_parts, recommender_folder
 from hf_rec.models.language.positions import check_positions
 from hf_rec.trainers.causal_lm import load_for_training, refuse_router_loss
 from hf_rec.trainers.language_config import LanguageConfig
@@ -63,21 +62,8 @@ class RecommenderFolder:
         index = checked_index(folder)
         if index["kind"] != "language_model":
             raise ValueError(f"`model` {name} is a recommender of the kind {index['kind']!r}, not a language model.")
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         catalog = Catalog.load(folder)
-        prompt, trie = Prompt.load(folder, tokenizer, catalog), ItemTrie.load(folder)
-        found = {
-            "catalog": catalog.sha256,
-            "prompt": prompt.sha256,
-            "trie": trie.sha256,
-            "tokenizer": tokenizer_sha256(tokenizer),
-        }
-        for part, sha256 in found.items():
-            if sha256 != index["hashes"].get(part):
-                raise ValueError(
-                    f"The {part} in {folder} is not the one that the weights were saved with. Copy the whole folder "
-                    "again."
-                )
+        tokenizer, prompt, trie = load_language_parts(folder, index, catalog)
         return cls(folder, tokenizer, catalog, prompt, trie, float(index["tau"]))
 
 

@@ -23,6 +23,7 @@ from hf_rec.data.splits import seen_items
 from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.hub import save_recommender
 from hf_rec.losses.distillation import match_loss, retrieval_loss, uniformity_loss
+from hf_rec.models.language.positions import check_positions
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.base import SequencePreTrainedModel
 from hf_rec.models.sharded_weights import has_sharded_weights
@@ -109,7 +110,7 @@ class LLMSRecTrainer(RecommenderTrainer):
             )
         self.catalog = catalog
         self.prompt = prompt or _prompt(args, processing_class, catalog)
-        _check_positions(model, self.prompt)
+        check_positions(model.language_model.config, self.prompt.max_length, self.prompt.longest)
         self._rows = RetrievalRows(self.prompt, model.sequence_model, args.supervise, args.dataset_num_proc)
         self._user_metrics = compute_metrics
         self._index: ItemIndex | None = None  # of an evaluation that is under way
@@ -438,15 +439,6 @@ def _prompt(args: LLMSRecConfig, tokenizer: PreTrainedTokenizerBase, catalog: Ca
         dates=args.dates,
         item_attributes=args.item_attributes or (),
     )
-
-
-def _check_positions(model: LLMSRecModel, prompt: RetrievalPrompt) -> None:
-    positions = getattr(model.language_model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and prompt.longest > positions:
-        raise ValueError(
-            f"`max_length` is {prompt.max_length} and a prompt may be {prompt.longest} tokens long, but the language "
-            f"model has {positions} positions. Set `max_length` to {positions}."
-        )
 
 
 def _decayed(factor: float, every: int, step: int) -> float:
