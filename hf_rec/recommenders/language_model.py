@@ -90,6 +90,7 @@ class LanguageModelRecommender(Recommender):
         self.tau = tau
         self.scoring = scoring
         self._leaf_ptr, self._leaf_rows = trie.leaf_ptr.cpu().numpy(), trie.leaf_rows.cpu().numpy()
+        self._leaf_sizes = np.diff(self._leaf_ptr)
         self._row_leaf = trie.row_leaf(len(catalog)).cpu().numpy()
 
     def logits_processor(self, prompt_length: int) -> TrieLogitsProcessor:
@@ -187,7 +188,7 @@ class LanguageModelRecommender(Recommender):
         lists = []
         for rows in allowed.lists:
             leaves, counts = np.unique(self._row_leaf[rows], return_counts=True)
-            lists.append(leaves if allowed.are_allowed else leaves[counts == np.diff(self._leaf_ptr)[leaves]])
+            lists.append(leaves if allowed.are_allowed else leaves[counts == self._leaf_sizes[leaves]])
         return LeafFilter.from_lists(lists, len(self.trie), allowed.are_allowed, self.model.device)
 
     def _listed_items(

@@ -32,6 +32,10 @@ class TrieLogitsProcessor(LogitsProcessor):
     `generate()` needs `length_penalty=0.0` and no other processor that changes scores (`repetition_penalty=1.0`,
     `do_sample=False`). A row that has written a whole item repeats `eos_token_id` at no cost.
 
+    With `eos_token_id` of `generate()` the last token of the item paths (`prompt.separator_ids[-1]`), the lists under
+    `"full_vocab"` are those of [`~hf_rec.search.beam_search.trie_beam_search`]. With another one, such as the
+    tokenizer's, a finished item holds one of the beams for one more step, and lists may differ where beams are few.
+
     Args:
         trie ([`TrieCSR`]): Item trie; moved to the device of the scores.
         prompt_length (`int`): Tokens of each row before the first item token, padding included.
@@ -74,9 +78,9 @@ class TrieLogitsProcessor(LogitsProcessor):
             `torch.FloatTensor` of shape `(R, V)`: Log-probabilities; `-inf` for a token that leads to no item. A row
             that left the trie is `-inf` throughout, never NaN.
         """
-        self.trie = self.trie.to(scores.device)
-        nodes, done = self._walk(input_ids[:, self.prompt_length :])
-        children = self.trie.children(nodes)
+        trie = self.trie = self.trie.to(scores.device)
+        nodes, done = _walk(trie, input_ids[:, self.prompt_length :])
+        children = trie.children(nodes)
         allowed = children >= 0
         # Fillers repeat the first child, so that the scatter below writes one value twice and no other token.
         tokens = torch.where(allowed, children, children[:, :1]).clamp_(min=0)
@@ -93,11 +97,12 @@ class TrieLogitsProcessor(LogitsProcessor):
         result[ended, after[ended]] = 0.0
         return result
 
-    def _walk(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Trie node of each row, and whether a whole item stands at its start."""
-        nodes = torch.full((tokens.shape[0],), self.trie.root, device=tokens.device)
-        done = torch.zeros_like(nodes, dtype=torch.bool)
-        for column in tokens.unbind(dim=1):
-            nodes = self.trie.step(nodes, column)
-            done |= self.trie.leaf(nodes) >= 0
-        return nodes, done
+
+def _walk(trie: TrieCSR, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Trie node of each row, and whether a whole item stands at its start."""
+    nodes = torch.full((tokens.shape[0],), trie.root, device=tokens.device)
+    done = torch.zeros_like(nodes, dtype=torch.bool)
+    for column in tokens.unbind(dim=1):
+        nodes = trie.step(nodes, column)
+        done |= trie.leaf(nodes) >= 0
+    return nodes, done

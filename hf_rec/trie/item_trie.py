@@ -1,8 +1,9 @@
 """
 The catalog's item paths as a compact, memory-mapped file.
 
-A marisa-trie finds the leaf of a whole path; it cannot list children without walking a subtree, so the same paths are
-also kept as the arrays of [`TrieCSR`]. Both are made from one set of paths and checked against each other at load.
+The marisa-trie holds one thing: the number of each whole path, from which its items follow. It cannot list children
+without walking a subtree, so the same paths are also kept as the arrays of [`TrieCSR`]. Both are made from one set of
+paths and checked against each other at load.
 """
 
 import hashlib

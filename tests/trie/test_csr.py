@@ -124,3 +124,29 @@ def test_moving_keeps_every_tensor(oracle):
 def test_items_outside_the_leaves_is_an_error(oracle):
     with pytest.raises(ValueError, match="`leaf` must be between 0"):
         oracle[0].items(-1)
+
+
+def test_tensors_take_four_bytes_a_number_and_results_are_long():
+    csr = ItemTrie.build([[1, 2, 3], [1, 2, 4], [5, 6]]).csr()
+    tensors = [value for value in vars(csr).values() if isinstance(value, torch.Tensor)]
+    assert tensors and all(tensor.dtype == torch.int32 for tensor in tensors)
+    nodes = torch.tensor([0, 1, -1])
+    results = (csr.children(nodes), *csr.children_flat(nodes), csr.step(nodes, nodes + 1), csr.leaf(nodes))
+    assert all(result.dtype == torch.int64 for result in (*results, csr.row_leaf(3), csr.edge_keys))
+
+
+def test_the_end_of_a_chain_is_the_next_choice_or_the_last_item():
+    csr = ItemTrie.build([[4, 1, 2, 3, 7], [4, 1, 2, 3, 8, 9, 10], [4, 1, 2, 3, 8, 9, 11], [4, 1, 5, 6, 7]]).csr()
+
+    def walk(*tokens):
+        node = torch.tensor([csr.root])
+        for token in tokens:
+            node = csr.step(node, torch.tensor([token]))
+        return int(node)
+
+    assert csr.start == (walk(4, 1), 2) and csr.start_depth == 2
+    expected = {(4,): (4, 1), (4, 1, 2): (4, 1, 2, 3), (4, 1, 2, 3, 8): (4, 1, 2, 3, 8, 9), (4, 1, 5): (4, 1, 5)}
+    for path, end in expected.items():
+        assert int(csr.chain_end[walk(*path)]) == walk(*end)
+    one = ItemTrie.build([[3, 9]]).csr()
+    assert one.start == (0, 1) and one.start_depth == 0
