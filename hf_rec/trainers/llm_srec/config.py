@@ -53,9 +53,6 @@ class LLMSRecConfig(RecommenderConfig):
             Factor of the learning rate at each evaluation; 0.95 as published.
         seen (`str`, *optional*, defaults to `"keep"`):
             `"keep"`: validation ranks all items, also those of the history. `"mask"`: it leaves these out.
-        early_stopping_patience (`int`, *optional*):
-            Evaluations without a better `metric_for_best_model` after which training ends (5 as published). Default:
-            never.
         dataset_num_proc (`int`, *optional*):
             Processes that tokenise the data set.
         model_init_kwargs (`dict`, *optional*):
@@ -95,7 +92,6 @@ class LLMSRecConfig(RecommenderConfig):
     evaluations_per_epoch: int | None = field(default=None, metadata={"help": "Evaluations an epoch."})
     lr_decay: float = field(default=1.0, metadata={"help": "Factor of the learning rate at each evaluation."})
     seen: Seen = field(default="keep", metadata={"help": "Validation: rank items of the history, or leave them out."})
-    early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise the data set."})
     model_init_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Keyword arguments of from_pretrained of the language model."}
@@ -114,7 +110,7 @@ class LLMSRecConfig(RecommenderConfig):
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         if self.retrieval_weight == 0:
             raise ValueError("`retrieval_weight` must be greater than 0: nothing else teaches the item vectors.")
-        for name in ("num_negatives", "evaluations_per_epoch", "early_stopping_patience"):
+        for name in ("num_negatives", "evaluations_per_epoch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}. Leave it out for the default.")

@@ -2,16 +2,17 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalPrediction, has_length
 from transformers.utils import logging
@@ -36,6 +37,7 @@ from hf_rec.trainers.llm_srec.gather import gather_rows
 from hf_rec.trainers.llm_srec.negatives import RetrievalNegatives
 from hf_rec.trainers.llm_srec.rows import (
     RetrievalRows,
+    Rows,
     check_columns,
     collate_ranking,
     collate_training,
@@ -81,21 +83,23 @@ class LLMSRecTrainer(RecommenderTrainer):
         `ValueError`: Where an argument is missing, or model, teacher, catalog and data do not belong together.
     """
 
+    lr_scheduler: Any
+
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | os.PathLike | PreTrainedModel,
         args: LLMSRecConfig | None = None,
-        train_dataset=None,
-        eval_dataset=None,
+        train_dataset: Rows | None = None,
+        eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         catalog: Catalog | None = None,
         prompt: RetrievalPrompt | None = None,
         sequence_model: str | SequencePreTrainedModel | None = None,
         teacher_items: set[int] | None = None,
-        peft_config=None,
-        callbacks=None,
-        compute_metrics=None,
-        optimizers=(None, None),
+        peft_config: Any = None,
+        callbacks: list | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        optimizers: tuple = (None, None),
     ):
         if catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model retrieves.")
@@ -160,28 +164,25 @@ class LLMSRecTrainer(RecommenderTrainer):
 
     # Data
 
-    def _ranking_rows(self, dataset):
+    def _ranking_rows(self, dataset: Any) -> Any:
         if isinstance(dataset, dict):
             return {name: self._rows.for_ranking(part) for name, part in dataset.items()}
         return self._rows.for_ranking(dataset)
 
-    def _set_signature_columns_if_needed(self):
+    def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [INPUT_IDS, SLOT_ITEMS, LABELS, TEACHER_VECTOR, TARGET, SEEN]
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        return self._with_ranking_collator(super().get_eval_dataloader, eval_dataset)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        with self.collating_with(collate_ranking):
+            return super().get_eval_dataloader(eval_dataset)
 
-    def get_test_dataloader(self, test_dataset):
-        return self._with_ranking_collator(super().get_test_dataloader, self._ranking_rows(test_dataset))
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        with self.collating_with(collate_ranking):
+            return super().get_test_dataloader(self._ranking_rows(test_dataset))
 
-    def _with_ranking_collator(self, make, dataset):
-        self.data_collator = collate_ranking
-        try:
-            return make(dataset)
-        finally:
-            self.data_collator = collate_training
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """
         As [`~transformers.Trainer.evaluate`]; adds `nll`, and `ndcg@10` and the like by exact ranking of all items.
         """
@@ -191,12 +192,18 @@ class LLMSRecTrainer(RecommenderTrainer):
 
     # Training
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
         """As in Trainer; micro-batches are counted, since their shared negatives are drawn by their number."""
         self._micro_batch = 0
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
         """Weighted sum of the terms, scaled by this micro-batch's share of the step's users."""
         step, targets = self.state.global_step, inputs[LABELS]
         # Drawn on the host from what the collator left there: nothing is read back from the device
@@ -219,12 +226,6 @@ class LLMSRecTrainer(RecommenderTrainer):
             negatives=self.accelerator.gather(negatives.to(targets.device)),
         )
         total = sum(self._weights[name] * term for name, term in terms.items())
-        if not total.isfinite():
-            values = {name: term.item() for name, term in terms.items()}
-            raise FloatingPointError(
-                f"The loss is {total.item()} at optimizer step {step}: {values}. Lower `learning_rate`, or set "
-                "`max_grad_norm`."
-            )
         if model.training:
             self._micro_batch += 1
             for name, term in terms.items():
@@ -285,7 +286,7 @@ class LLMSRecTrainer(RecommenderTrainer):
         hidden = self.negatives.hidden(step, slots, self.args.cold_item_rate) & (slots >= 0)
         return inputs | {SLOT_ITEMS: slots.masked_fill(hidden, len(self.catalog))}
 
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The learning rate falls by `lr_decay` at each evaluation."""
         if self.args.lr_decay == 1 or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -308,7 +309,7 @@ class LLMSRecTrainer(RecommenderTrainer):
 
     # Evaluation
 
-    def evaluation_loop(self, *args, **kwargs):
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As in Trainer; all items are encoded with the first batch, shared out among the processes."""
         self._index = None
         try:
@@ -316,7 +317,13 @@ class LLMSRecTrainer(RecommenderTrainer):
         finally:
             self._index = None
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Any, Any]:
         """Exact ranks of the targets among all items, and minus log of their share in the softmax."""
         inputs = self._prepare_inputs(inputs)
         seen = inputs[SEEN] if self.args.seen == "mask" else None
@@ -326,6 +333,8 @@ class LLMSRecTrainer(RecommenderTrainer):
             with self.accelerator.autocast():
                 users = model(user_inputs=self._user_inputs(inputs)).user_vectors
             better, tied, nll = self._index.rank(users.float(), inputs[TARGET], seen)
+        if prediction_loss_only:
+            return nll.mean(), None, None
         return nll.mean(), (better, tied, nll), inputs[TARGET]
 
     def encode_catalog(self) -> ItemIndex:
@@ -333,7 +342,7 @@ class LLMSRecTrainer(RecommenderTrainer):
         with self.whole_weights():
             return self._encode_items(self.model_wrapped if self.is_fsdp_enabled else self.model)
 
-    def _encode_items(self, model) -> ItemIndex:
+    def _encode_items(self, model: nn.Module) -> ItemIndex:
         if not self.is_fsdp_enabled:  # whose hooks gather the weights
             model = self.accelerator.unwrap_model(model)
         encoder = PromptVectors(model, self.prompt)
@@ -390,9 +399,9 @@ def _student(
     model: str | os.PathLike | PreTrainedModel,
     sequence_model: str | os.PathLike | SequencePreTrainedModel | None,
     args: LLMSRecConfig,
-    train_dataset,
+    train_dataset: Rows | None,
     teacher_items: Iterable[int] | None,
-    peft_config,
+    peft_config: Any,
 ) -> LLMSRecModel:
     """The model to train: the one given, or a new one over the two frozen ones."""
     if sequence_model is not None:
@@ -407,7 +416,13 @@ def _student(
     return model
 
 
-def _new_model(language_model, sequence_model, args: LLMSRecConfig, teacher_items, peft_config) -> LLMSRecModel:
+def _new_model(
+    language_model: str | os.PathLike | PreTrainedModel,
+    sequence_model: str | os.PathLike | SequencePreTrainedModel,
+    args: LLMSRecConfig,
+    teacher_items: Iterable[int] | None,
+    peft_config: Any,
+) -> LLMSRecModel:
     """The model, its own weights drawn by `args.seed`; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
@@ -417,7 +432,7 @@ def _new_model(language_model, sequence_model, args: LLMSRecConfig, teacher_item
             vector_size=args.vector_size,
             head_size=args.head_size,
             seen_items=teacher_items,
-            language_model_kwargs=args.model_init_kwargs,
+            language_model_kwargs=cast(dict[str, Any] | None, args.model_init_kwargs),  # JSON is read by now
             peft_config=peft_config,
         )
 

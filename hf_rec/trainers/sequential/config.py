@@ -67,8 +67,6 @@ class SequentialConfig(RecommenderConfig):
             `"lazy"`: Adam that touches only the item rows of a step. With sampled, shared negatives in one process.
         seen (`str`, *optional*, defaults to `"keep"`):
             `"keep"`: validation ranks all items, also those of the history. `"mask"`: it leaves these out.
-        early_stopping_patience (`int`, *optional*):
-            Evaluations without a better `metric_for_best_model` after which training ends. Default: never.
     """
 
     per_device_train_batch_size: int = field(default=512, metadata={"help": "Rows of a batch."})
@@ -112,7 +110,6 @@ class SequentialConfig(RecommenderConfig):
         default="dense", metadata={"help": "'lazy' touches only the item rows of a step."}
     )
     seen: Seen = field(default="keep", metadata={"help": "Validation: rank items of the history, or leave them out."})
-    early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,7 +117,7 @@ class SequentialConfig(RecommenderConfig):
             raise ValueError(
                 f"`alpha` must be greater than 0, got {self.alpha}. Leave it out for items over negatives."
             )
-        for name in ("num_negatives", "num_negative_sets", "shortest_prefix", "early_stopping_patience"):
+        for name in ("num_negatives", "num_negative_sets", "shortest_prefix"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}. Leave it out for the default.")

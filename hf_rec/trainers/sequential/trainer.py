@@ -1,13 +1,16 @@
 """Train a sequence model on item ids, with a full or a sampled softmax or a pairwise loss."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset
-from torch import Tensor
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import AutoModel
-from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
 from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABEL_PLACES, LABELS, SEEN, TARGET
@@ -55,16 +58,18 @@ class SequentialTrainer(RecommenderTrainer):
         `ValueError`: Where model, catalog, data and arguments do not fit together; the message names what does not.
     """
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(
         self,
         model: str | SequencePreTrainedModel,
         args: SequentialConfig | None = None,
-        train_dataset=None,
-        eval_dataset=None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Any = None,
         catalog: Catalog | None = None,
-        callbacks=None,
-        compute_metrics=None,
-        optimizers=(None, None),
+        callbacks: list | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        optimizers: tuple = (None, None),
     ):
         if isinstance(model, str):
             model = load_weights(AutoModel, model)
@@ -85,7 +90,6 @@ class SequentialTrainer(RecommenderTrainer):
         train_dataset, counts = self._training_batches(train_dataset)
         self.item_loss = ItemLoss(args, config.num_items, counts)
         self._user_metrics = compute_metrics
-        self._micro_batch = 0
         super().__init__(
             model=model,
             args=args,
@@ -112,11 +116,11 @@ class SequentialTrainer(RecommenderTrainer):
 
     # Data
 
-    def _training_batches(self, dataset):
+    def _training_batches(self, dataset: Dataset | IterableDataset | None) -> tuple[Any, np.ndarray | None]:
         if not isinstance(dataset, Dataset):
             return dataset, None
         rows = ItemRows.from_dataset(dataset, self._train_collator.num_items)
-        batches = self._train_collator.batches(rows)
+        batches = self._train_collator.training_batches(rows)
         if not len(batches):
             raise ValueError("`train_dataset` has no label: every row is a single event, which nothing precedes.")
         logger.info(
@@ -129,31 +133,25 @@ class SequentialTrainer(RecommenderTrainer):
             )
         return batches, rows.item_counts(self._train_collator.num_items)
 
-    def _evaluation_batches(self, dataset):
+    def _evaluation_batches(self, dataset: Any) -> Any:
         if isinstance(dataset, dict):
             return {name: self._evaluation_batches(part) for name, part in dataset.items()}
         if not isinstance(dataset, Dataset):
             return dataset
         return self._eval_collator.batches(ItemRows.from_dataset(dataset, self._eval_collator.num_items))
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        return self._with_eval_collator(super().get_eval_dataloader, self._evaluation_batches(eval_dataset))
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        with self.collating_with(self._eval_collator):
+            return super().get_eval_dataloader(self._evaluation_batches(eval_dataset))
 
-    def get_test_dataloader(self, test_dataset):
-        return self._with_eval_collator(super().get_test_dataloader, self._evaluation_batches(test_dataset))
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        with self.collating_with(self._eval_collator):
+            return super().get_test_dataloader(self._evaluation_batches(test_dataset))
 
-    def _with_eval_collator(self, make, dataset):
-        self.data_collator = self._eval_collator
-        try:
-            return make(dataset)
-        finally:
-            self.data_collator = self._train_collator
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
         """As in Trainer; hides the labels of a masked model first, since the labels of a step are counted here."""
         if self.layout == "masked":
             epoch_iterator = map(self._masked, epoch_iterator)
-        self._micro_batch = 0
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _masked(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -173,7 +171,13 @@ class SequentialTrainer(RecommenderTrainer):
 
     # Loss
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
         """Sum of the losses of the labels, divided by the labels of the whole accumulated, distributed batch."""
         input_ids, labels, places = inputs[INPUT_IDS], inputs[LABELS], inputs[LABEL_PLACES]
         outputs = model(input_ids=input_ids)
@@ -188,15 +192,6 @@ class SequentialTrainer(RecommenderTrainer):
             self.state.global_step,
             torch.cat([input_ids, labels[:, -1:]], dim=1)[rows] if self.item_loss.needs_seen else None,
         )
-        if not total.isfinite():
-            raise FloatingPointError(
-                f"The loss is {total.item()} at optimizer step {self.state.global_step}, micro-batch "
-                f"{self._micro_batch} "
-                f"({len(input_ids)} rows, {len(places)} labels). {self._last_checkpoint()} Lower "
-                "`learning_rate`, or set "
-                "`max_grad_norm`."
-            )
-        self._micro_batch += 1
         loss = self.scale_loss(total, len(places), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -204,15 +199,9 @@ class SequentialTrainer(RecommenderTrainer):
         """What the draws of each labelled position depend on."""
         return row_keys(input_ids) if self.layout == "prefixes" else position_keys(input_ids).flatten()[places]
 
-    def _last_checkpoint(self) -> str:
-        if (folder := self.state.best_model_checkpoint) is not None:
-            return f"The best checkpoint so far is {folder}."
-        folder = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
-        return f"The last checkpoint is {folder}." if folder else "There is no checkpoint yet."
-
     # Optimizer
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Adam with the decay in the gradient, as published; `lazy` and `decoupled` as [`SequentialConfig`] says."""
         args = self.args
         if self.optimizer is not None or (args.item_optimizer == "dense" and args.weight_decay_form == "decoupled"):
@@ -237,19 +226,25 @@ class SequentialTrainer(RecommenderTrainer):
             self.optimizer = torch.optim.Adam(params, **kwargs, fused=True)
         return self.optimizer
 
-    def _clip_grad_norm(self, model):
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
         if self.args.item_optimizer == "lazy":
             return clip_grad_norm(model.parameters(), self.args.max_grad_norm)
         return super()._clip_grad_norm(model)
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         if self.args.item_optimizer == "lazy" and grad_norm is None:
             return clip_grad_norm(model.parameters(), float("inf"))
         return super()._get_grad_norm(model, grad_norm)
 
     # Evaluation
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Any, Any]:
         """Exact ranks of the targets among all items, and minus log of their share in the softmax."""
         inputs = self._prepare_inputs(inputs)
         core = self.accelerator.unwrap_model(model)
@@ -260,6 +255,8 @@ class SequentialTrainer(RecommenderTrainer):
             better, tied, nll = exact_ranks(
                 core.score_items, core.config.num_items, vectors.float(), inputs[TARGET], seen
             )
+        if prediction_loss_only:
+            return nll.mean(), None, None
         return nll.mean(), (better, tied, nll), inputs[TARGET]
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
@@ -270,16 +267,6 @@ class SequentialTrainer(RecommenderTrainer):
         return metrics
 
     # Files
-
-    def _save_checkpoint(self, model, trial):
-        # A step can make weights NaN without its own loss being so; such a checkpoint must not push out a good one
-        for name, param in self.accelerator.unwrap_model(model).named_parameters():
-            if not param.isfinite().all():
-                raise FloatingPointError(
-                    f"The weight {name} is not finite after optimizer step {self.state.global_step}: not saved. "
-                    f"{self._last_checkpoint()} Lower `learning_rate`, or set `max_grad_norm`."
-                )
-        super()._save_checkpoint(model, trial)
 
     def save_recommender_files(self, output_dir: str) -> None:
         """The catalog, and what else makes the folder a recommender."""
@@ -294,11 +281,8 @@ def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> LabelLayo
             f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the events "
             "after it, so all but the last would be trained to copy their label. Use 'prefixes'."
         )
-    layout = args.samples
-    if model.masked:
-        layout = "masked"
-    elif layout == "auto":
-        layout = "sequences" if model.causal else "prefixes"
+    by_model: LabelLayout = "masked" if model.masked else "sequences" if model.causal else "prefixes"
+    layout = by_model if model.masked or args.samples == "auto" else args.samples
     if args.shortest_prefix > 1 and layout != "prefixes":
         raise ValueError(
             f"`shortest_prefix` is {args.shortest_prefix}, but {type(model).__name__} is trained on whole rows here. "

@@ -212,7 +212,7 @@ class TestHostReads:
         # The sizes of a packed sequence lie on the CPU once they are read
         on_cpu = ("aten.index ragged.py", "aten._local_scalar_dense gru4rec.py")
         waits = {place: count for place, count in places.items() if not place.startswith(on_cpu)}
-        assert sum(waits.values()) == expected + 1 <= 3, waits
+        assert sum(waits.values()) == expected <= 3, waits
 
 
 class TestInvariance:
@@ -370,7 +370,7 @@ class TestBadInput:
             gradient_accumulation_steps=2,
             max_steps=6,
         )
-        with pytest.raises(FloatingPointError, match=r"nan at optimizer step 3, micro-batch 0 \(8 rows, \d+ labels\)"):
+        with pytest.raises(FloatingPointError, match="The loss is not finite at optimizer step 4"):
             trainer.train()
         assert [folder.name for folder in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
 
