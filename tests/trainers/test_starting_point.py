@@ -8,10 +8,11 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from hf_rec import Catalog, MSLConfig, MSLTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_recommender, weight_files
+from hf_rec import Catalog, MSLConfig, MSLTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_recommender
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub import load
+from hf_rec.models import weight_files
 from hf_rec.trainers import starting_point
 
 
@@ -172,6 +173,18 @@ def test_a_load_balancing_loss_that_would_be_left_out_is_refused(
     model.config.output_router_logits = True
     with pytest.raises(ValueError, match="`output_router_logits`"):
         start_on(method, model, processing_class=bpe_tokenizer, catalog=tiny_catalog)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_with_nan_weights_stops_the_run_at_its_first_step(
+    start_on, tiny_lm, bpe_tokenizer, tiny_catalog, method, tmp_path
+):
+    model = tiny_lm("llama")
+    model.model.layers[0].mlp.up_proj.weight.data[0] = torch.nan
+    trainer = start_on(method, model, processing_class=bpe_tokenizer, catalog=tiny_catalog, settings={"max_steps": 3})
+    with pytest.raises(FloatingPointError, match="not finite at optimizer step 1.*`learning_rate`"):
+        trainer.train()
+    assert not list(tmp_path.glob("run/*.safetensors"))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -179,9 +179,8 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         self._answer_trie = start.trie if args.scoring == "valid" else None
         self._counts: np.ndarray | None = None
         self._warm: Tensor | None = None
-        self._noted_sums: Tensor | None = (
-            None  # of values and of their number, (2, metrics): on the device until logged
-        )
+        # Sums of values and of their number, (2, metrics), on the device until they are logged
+        self._noted_sums: Tensor | None = None
         self._noted_names: list[str] = []
         limits = [length for length in (args.max_length, num_positions(start.model.config)) if length is not None]
         self._max_length = min(limits, default=None)  # of a prompt with one answer
