@@ -32,6 +32,7 @@ from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
 from hf_rec.data.prompts.retrieval import attribute_text
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
+from hf_rec.models.loading import load_weights
 from hf_rec.trainers.checkpoints import checkpoint_to_resume
 
 
@@ -79,9 +80,7 @@ def main(text_args: TextArguments, training_args: TrainingArguments, model_args:
     # 2. Train, keep the best
     set_seed(training_args.seed)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(
-        model_args.model_name_or_path, dtype=model_args.dtype, trust_remote_code=False
-    )
+    model = load_weights(AutoModelForCausalLM, model_args.model_name_or_path, dtype=model_args.dtype)
     length = model.config.max_position_embeddings
     if len(start) + text_args.max_item_tokens > length:
         raise ValueError(

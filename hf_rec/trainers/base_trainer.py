@@ -16,7 +16,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_rec.files import replacing
-from hf_rec.hub.files import remove_other_weights, weight_files
+from hf_rec.hub.files import RECOMMENDER_FILE, check_folder, read_index, remove_other_weights, weight_files
 from hf_rec.hub.push import commit_operations
 from hf_rec.trainers.base_config import RecommenderConfig
 from hf_rec.trainers.finite_loss import FiniteLoss
@@ -114,6 +114,12 @@ class RecommenderTrainer(FiniteLoss, GroupsByLength):
                 partial.write_text(self.args.to_json_string(), encoding="utf-8")
         if push:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint or "")
+        if (best / RECOMMENDER_FILE).is_file():
+            check_folder(best, read_index(best))  # weights that were damaged since are not taken for the best
+        super()._load_best_model()
 
     def push_to_hub(
         self,

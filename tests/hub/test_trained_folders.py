@@ -94,6 +94,18 @@ def test_every_checkpoint_and_the_best_model_load(tiny_catalog, tmp_path):
         load_recommender(folder, device="cpu")
 
 
+def test_a_best_checkpoint_that_was_damaged_is_named(tiny_catalog, tmp_path):
+    trainer = sequential(
+        tmp_path / "run", tiny_catalog, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True
+    )
+    trainer.train()
+    path = Path(trainer.state.best_model_checkpoint, "model.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match="model.safetensors is not as it was saved"):
+        trainer._load_best_model()
+
+
 def test_an_adapter_is_not_trained_into_the_folder_of_its_base(msl, tmp_path):
     with pytest.raises(ValueError, match="`output_dir` .* is the folder of the base model"):
         msl(tmp_path / "base", peft_config=LORA)
