@@ -129,8 +129,10 @@ def _locate(folder: Path, config: PeftConfig, base: dict[str, Any] | None) -> tu
                 "here. Rename it, or work in another folder."
             )
         return name, base["revision"]
-    beside = [] if base is None or base.get("path") is None else [folder / base["path"]]
-    places = [place for place in (*beside, folder / name, Path(name)) if place.is_dir()]
+    # From the folder, from where it was in training, and as the adapter's own configuration says
+    saved = [] if base is None or is_named_anew else [base.get("path"), base.get("place")]
+    places = [folder / place for place in (*saved, name) if place is not None]
+    places = [place for place in (*places, Path(name)) if place.is_dir()]
     if not places and is_named_anew and is_hub_id(name):
         if base is None or base["sha256"] is None:
             return name, config.revision

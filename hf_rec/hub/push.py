@@ -128,7 +128,7 @@ def _adapter_config(folder: Path) -> bytes:
 def _recommender_index(folder: Path) -> bytes:
     index = read_index(folder)
     if index["base"] is not None and index["base"]["local"]:
-        index["base"] |= {"name": Path(index["base"]["name"]).name, "path": None}
+        index["base"] |= {"name": Path(index["base"]["name"]).name, "path": None, "place": None}
     return index_text(index).encode()
 
 

@@ -101,7 +101,7 @@ def save_recommender(
         kept = [] if model is not None else [*weight_files(folder, form), *_files_of_retrieval(folder, kind)]
         base = None if model_of_folder is None else base_of(model_of_folder)
         if base is not None and base["local"]:
-            base["path"] = os.path.relpath(base["name"], folder)
+            base |= {"path": os.path.relpath(base["name"], folder), "place": os.path.abspath(base["name"])}
         index = {
             "format": FORMAT,
             "kind": kind,

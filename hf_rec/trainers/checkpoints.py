@@ -14,6 +14,8 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from hf_rec.hub.files import RECOMMENDER_FILE, check_folder, read_index
+
 
 logger = logging.get_logger(__name__)
 
@@ -93,7 +95,8 @@ def what_is_missing(folder: str, processes: int = 1) -> str | None:
     if not root.is_dir():
         return "there is no such folder"
     problems = (_unreadable(path) for path in sorted(root.iterdir()) if path.is_file())
-    return next((problem for problem in (*_absent(root, processes), *problems) if problem is not None), None)
+    found = (problem for problem in (*_absent(root, processes), *problems, _changed(root)) if problem is not None)
+    return next(found, None)
 
 
 def _absent(root: Path, processes: int) -> Iterator[str]:
@@ -113,6 +116,17 @@ def _absent(root: Path, processes: int) -> Iterator[str]:
         found = len(list(root.glob("rng_state*.pth")))
         hint = f" ({found} processes wrote it, {processes} would go on)" if found not in (0, processes) else ""
         yield f"`{missing[0]}` is missing{hint}"
+
+
+def _changed(root: Path) -> str | None:
+    """What `recommender.json` finds wrong with its files."""
+    if not (root / RECOMMENDER_FILE).is_file():
+        return None
+    try:
+        check_folder(root, read_index(root))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _unreadable(path: Path) -> str | None:

@@ -102,6 +102,9 @@ class TestBase:
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         assert isinstance(load_recommender(tmp_path / "runs/adapter", device="cpu").model, PeftModel)
+        shutil.move("../runs/adapter", tmp_path / "elsewhere/adapter")  # alone: the base is where it was
+        assert isinstance(load_recommender("adapter", device="cpu").model, PeftModel)
+        shutil.move("adapter", tmp_path / "runs/adapter")
         shutil.move(tmp_path / "runs", tmp_path / "moved")
         assert isinstance(load_recommender(tmp_path / "moved/adapter", device="cpu").model, PeftModel)
 
