@@ -10,10 +10,9 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_rec import MSLConfig, MSLTrainer
+from hf_rec import MSLConfig, MSLTrainer, SASRecConfig, SASRecModel
 from hf_rec.columns import HISTORY, TARGET
 from hf_rec.data.catalog import Catalog
-from hf_rec.models import SASRecConfig, SASRecModel
 from hf_rec.trainers.checkpoints import checkpoint_to_resume, what_is_missing
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer
@@ -109,6 +108,13 @@ class TestDamagedCheckpoints:
         damage(folder / name)
         problem = what_is_missing(str(folder))
         assert what in problem and (name in problem or name == "model.safetensors")
+
+    def test_a_changed_byte_in_the_weights_is_named(self, make_trainer, tmp_path):
+        make_trainer("flipped", max_steps=2).train()
+        path = tmp_path / "flipped/checkpoint-2/model.safetensors"
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert "model.safetensors is not as it was saved" in what_is_missing(str(path.parent))
 
     def test_random_states_of_another_number_of_processes_are_named(self, checkpoint):
         problem = what_is_missing(str(checkpoint), processes=2)
