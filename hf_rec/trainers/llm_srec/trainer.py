@@ -2,14 +2,12 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -20,14 +18,11 @@ from transformers.utils import logging
 from hf_rec.columns import ATTENTION_MASK, INPUT_IDS, LABELS, SEEN, SLOT_ITEMS, TARGET, TEACHER_VECTOR
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.retrieval import RetrievalPrompt
-from hf_rec.data.splits import seen_items
 from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.hub import save_recommender
 from hf_rec.losses.distillation import match_loss, retrieval_loss, uniformity_loss
 from hf_rec.models.language.positions import check_positions
-from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.base import SequencePreTrainedModel
-from hf_rec.models.sharded_weights import has_sharded_weights
 from hf_rec.recommenders.item_index import ItemIndex
 from hf_rec.recommenders.prompt_vectors import PromptVectors
 from hf_rec.recommenders.retrieval import RetrievalRecommender, check_teacher_catalog
@@ -38,12 +33,10 @@ from hf_rec.trainers.llm_srec.negatives import RetrievalNegatives
 from hf_rec.trainers.llm_srec.rows import (
     RetrievalRows,
     Rows,
-    check_columns,
     collate_ranking,
     collate_training,
-    is_encoded,
-    weights_hash,
 )
+from hf_rec.trainers.llm_srec.student import default_arguments, make_student, new_prompt, trained_hash
 
 
 logger = logging.get_logger(__name__)
@@ -103,8 +96,8 @@ class LLMSRecTrainer(RecommenderTrainer):
     ):
         if catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model retrieves.")
-        args = args if args is not None else _default_arguments(model)
-        model = _student(model, sequence_model, args, train_dataset, teacher_items, peft_config)
+        args = args if args is not None else default_arguments(model)
+        model = make_student(model, sequence_model, args, train_dataset, teacher_items, peft_config)
         check_teacher_catalog(model.config, catalog)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
@@ -113,7 +106,7 @@ class LLMSRecTrainer(RecommenderTrainer):
                 trust_remote_code=False,
             )
         self.catalog = catalog
-        self.prompt = prompt or _prompt(args, processing_class, catalog)
+        self.prompt = prompt or new_prompt(args, processing_class, catalog)
         check_positions(model.language_model.config, self.prompt.max_length, self.prompt.longest)
         self._rows = RetrievalRows(self.prompt, model.sequence_model, args.supervise, args.dataset_num_proc)
         self._user_metrics = compute_metrics
@@ -158,7 +151,7 @@ class LLMSRecTrainer(RecommenderTrainer):
     def recommender(self) -> RetrievalRecommender:
         """The model as it is now, under the contract of `recommend` and `score`."""
         model, index = self.accelerator.unwrap_model(self.model), None
-        if self._saved is not None and self._saved[0] is not None and self._saved[0] == _trained_hash(model):
+        if self._saved is not None and self._saved[0] is not None and self._saved[0] == trained_hash(model):
             index = self._saved[1]  # encoded when these weights were saved
         return RetrievalRecommender(model, self.processing_class, self.catalog, self.prompt, index)
 
@@ -373,7 +366,7 @@ class LLMSRecTrainer(RecommenderTrainer):
         """
         self._saved = None
         if not _internal_call:
-            self._saved = _trained_hash(self.accelerator.unwrap_model(self.model)), self.encode_catalog()
+            self._saved = trained_hash(self.accelerator.unwrap_model(self.model)), self.encode_catalog()
         super().save_model(output_dir, _internal_call)
 
     def save_recommender_files(self, output_dir: str) -> None:
@@ -388,72 +381,6 @@ class LLMSRecTrainer(RecommenderTrainer):
             tokenizer=self.processing_class,
             scoring="exact",
         )
-
-
-def _default_arguments(model: str | os.PathLike | PreTrainedModel) -> LLMSRecConfig:
-    name = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
-    return LLMSRecConfig(f"{Path(name).name or type(model).__name__}-LLM-SRec")
-
-
-def _student(
-    model: str | os.PathLike | PreTrainedModel,
-    sequence_model: str | os.PathLike | SequencePreTrainedModel | None,
-    args: LLMSRecConfig,
-    train_dataset: Rows | None,
-    teacher_items: Iterable[int] | None,
-    peft_config: Any,
-) -> LLMSRecModel:
-    """The model to train: the one given, or a new one over the two frozen ones."""
-    if sequence_model is not None:
-        if teacher_items is None and isinstance(train_dataset, Dataset) and not is_encoded(train_dataset):
-            check_columns(train_dataset)
-            teacher_items = seen_items(train_dataset)
-        return _new_model(model, sequence_model, args, teacher_items, peft_config)
-    if isinstance(model, str | os.PathLike):
-        model = LLMSRecModel.from_pretrained(model, trust_remote_code=False)
-    if not isinstance(model, LLMSRecModel):
-        raise ValueError(f"`sequence_model` is required where `model` is a {type(model).__name__}: it is the teacher.")
-    return model
-
-
-def _new_model(
-    language_model: str | os.PathLike | PreTrainedModel,
-    sequence_model: str | os.PathLike | SequencePreTrainedModel,
-    args: LLMSRecConfig,
-    teacher_items: Iterable[int] | None,
-    peft_config: Any,
-) -> LLMSRecModel:
-    """The model, its own weights drawn by `args.seed`; the global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.seed)
-        return LLMSRecModel.from_frozen(
-            language_model,
-            sequence_model,
-            vector_size=args.vector_size,
-            head_size=args.head_size,
-            seen_items=teacher_items,
-            language_model_kwargs=cast(dict[str, Any] | None, args.model_init_kwargs),  # JSON is read by now
-            peft_config=peft_config,
-        )
-
-
-def _trained_hash(model: LLMSRecModel) -> str | None:
-    """Hash of the weights that were trained, on which the item vectors depend; `None` where a process has a part."""
-    if has_sharded_weights(model):
-        return None
-    return weights_hash((name, param) for name, param in model.named_parameters() if param.requires_grad)
-
-
-def _prompt(args: LLMSRecConfig, tokenizer: PreTrainedTokenizerBase, catalog: Catalog) -> RetrievalPrompt:
-    return RetrievalPrompt(
-        tokenizer,
-        catalog,
-        max_length=args.max_length,
-        max_history=args.max_history,
-        max_item_tokens=args.max_item_tokens,
-        dates=args.dates,
-        item_attributes=args.item_attributes or (),
-    )
 
 
 def _decayed(factor: float, every: int, step: int) -> float:

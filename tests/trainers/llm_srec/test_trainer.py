@@ -16,6 +16,7 @@ from hf_rec.trainers.llm_srec import rows as retrieval_rows
 from hf_rec.trainers.llm_srec.config import LLMSRecConfig
 from hf_rec.trainers.llm_srec.negatives import RetrievalNegatives
 from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer
+from tests.host_reads import host_reads
 
 
 DAY = 86_400
@@ -163,6 +164,18 @@ class TestLoss:
             folders, tiny_catalog, tmp_path, model=trainer.model
         )  # terms that do read it, from the same model
         assert all(param.requires_grad for param in trainer.model.teacher_head.parameters())
+
+    def test_a_micro_batch_reads_twice_for_each_kind_of_prompt(self, folders, tiny_catalog, tmp_path):
+        # The lengths of the prompts, and where their slots are; no loss, no term and no draw is read
+        trainer = make_trainer(folders, tiny_catalog, tmp_path, cold_item_rate=0.5)
+        batch = trainer.data_collator([trainer.train_dataset[row] for row in range(4)])
+        trainer.model.train()
+        with host_reads() as places:
+            trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(4)).backward()
+        # Negatives and the texts of items are drawn and looked up on the host
+        on_host = ("aten._unique2 trainer.py", "numpy ")
+        waits = {place: count for place, count in places.items() if not place.startswith(on_host)}
+        assert sum(waits.values()) == 4, waits
 
     def test_terms_are_logged_apart_and_add_up(self, folders, tiny_catalog, tmp_path):
         trainer = make_trainer(folders, tiny_catalog, tmp_path, match_weight=3.0)
@@ -348,6 +361,11 @@ class TestEvaluation:
         trainer.save_model()
         assert types["item"] == {torch.bfloat16}
         assert trainer.recommender().index.vectors.dtype == torch.float32
+
+    def test_the_loss_alone_is_given_where_nothing_else_is_asked_for(self, folders, tiny_catalog, tmp_path):
+        trainer = make_trainer(folders, tiny_catalog, tmp_path, eval_dataset=make_rows(3), prediction_loss_only=True)
+        metrics = trainer.evaluate()
+        assert metrics["eval_loss"] > 0 and "eval_nll" not in metrics
 
 
 class TestFolder:

@@ -305,6 +305,10 @@ class TestEvaluation:
         assert metrics["eval_nll"] == pytest.approx(nll.item(), rel=1e-5)
         assert metrics["eval_loss"] == pytest.approx(nll.item(), rel=1e-5)
 
+    def test_the_loss_alone_is_given_where_nothing_else_is_asked_for(self, make_trainer):
+        metrics = make_trainer(prediction_loss_only=True).evaluate()
+        assert metrics["eval_loss"] > 0 and "eval_nll" not in metrics
+
     def test_a_model_that_knows_nothing_has_the_metrics_of_chance(self, make_trainer):
         model = sasrec()
         torch.nn.init.zeros_(model.item_embedding.weight)  # all items tie
