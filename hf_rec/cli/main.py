@@ -8,7 +8,7 @@ Each command imports what it needs when it runs, so that `hf-rec --help` answers
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hf_rec
 from hf_rec.cli.demo import add_demo
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; making it imports no model code."""
     parser = OneLineParser(prog="hf-rec", description=(hf_rec.__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--version", action="version", version=f"hf_rec {hf_rec.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands: Any = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in COMMANDS:
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")

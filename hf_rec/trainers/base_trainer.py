@@ -30,6 +30,8 @@ class RecommenderTrainer(FiniteLoss, GroupsByLength):
     distributed batch, so that 8 x 1, 1 x 8 and two processes take the same steps.
     """
 
+    data_collator: Any
+    push_in_progress: Any
     loss_is_scaled_for_ga = True  # compute_loss divides by the whole accumulated batch
 
     def __init__(self, model: Any = None, args: RecommenderConfig | None = None, **kwargs: Any):

@@ -11,7 +11,7 @@ from hf_rec.evaluation.cost import measured_cost, read_cost, write_cost
 from hf_rec.trainers.checkpoints import checkpoint_to_resume
 
 
-def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known) -> dict[str, Any]:
+def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known: Any) -> dict[str, Any]:
     """
     Train, going on from where `args.resume_from_checkpoint` says, and leave in `args.output_dir` the model, the
     trainer's state and what the training cost.
@@ -44,14 +44,14 @@ class StopEarly(EarlyStoppingCallback):
     `restore_callback_states_from_checkpoint=True`, or a resumed run counts anew.
     """
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
         self._stop(control)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop(control)
 
-    def _stop(self, control):
+    def _stop(self, control: Any) -> None:
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 
@@ -71,10 +71,10 @@ class TrainingClock(TrainerCallback):
         self.earlier = float(read_cost(checkpoint).get("seconds", 0.0)) if checkpoint else 0.0
         self._start = time.perf_counter()
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._start = time.perf_counter()
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         if state.is_world_process_zero and folder.is_dir():
             write_cost(str(folder), {"seconds": self.earlier + time.perf_counter() - self._start})
