@@ -38,7 +38,7 @@ class RecommenderConfig(TrainingArguments):
                 "none."
             )
         if self.greater_is_better is None and smaller_is_better(self.metric_for_best_model or ""):
-            self.greater_is_better = False
+            self.greater_is_better: bool | None = False
         # accelerate 1.15 sees several CPU processes only where `use_cpu` says so; each would otherwise train its own
         # model, under `accelerate launch` with `use_cpu: true` too
         if parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available():
