@@ -29,7 +29,7 @@ def in_memory(parts, model, tau):
 def assert_same(one, other):
     first, second = (recommender.recommend(HISTORIES, k=5) for recommender in (one, other))
     assert first.item_ids == second.item_ids
-    np.testing.assert_allclose(first.scores, second.scores, atol=1e-6)
+    np.testing.assert_allclose(first.scores, second.scores, rtol=1e-5, atol=1e-6)
 
 
 class TestSaveAndLoad:

@@ -47,7 +47,7 @@ class TestLanguageModelRecommender:
         for history, items, scores in zip(HISTORIES, found.item_ids, found.scores, strict=True):
             expected = exact(recommender, history)
             assert sorted(items) == list(range(100, 112))
-            np.testing.assert_allclose(scores, expected[np.array(items) - 100], atol=1e-4)
+            np.testing.assert_allclose(scores, expected[np.array(items) - 100], rtol=1e-5, atol=1e-4)
             assert (np.diff(scores) <= 0).all()
             # The eleven titles share all probability; the two films called Solaris share one of them.
             np.testing.assert_allclose(np.exp(np.delete(scores, items.index(104))).sum(), 1, rtol=1e-4)
@@ -57,7 +57,7 @@ class TestLanguageModelRecommender:
         recommender = make()
         found = recommender.recommend(HISTORIES, k=12)
         scores = recommender.score(HISTORIES, found.item_ids, batch_size=3)
-        np.testing.assert_allclose(np.stack(scores), found.scores, atol=1e-5)
+        np.testing.assert_allclose(np.stack(scores), found.scores, rtol=1e-5, atol=1e-5)
         for_all = recommender.score(HISTORIES, [104, 103, 104])
         assert [len(values) for values in for_all] == [3] * 4
         assert all(values[0] == values[1] == values[2] for values in for_all)
@@ -70,7 +70,7 @@ class TestLanguageModelRecommender:
         for batch_size in (1, 3):
             apart = recommender.recommend(HISTORIES, k=3, batch_size=batch_size)
             assert apart.item_ids == together.item_ids
-            np.testing.assert_allclose(apart.scores, together.scores, atol=1e-5)
+            np.testing.assert_allclose(apart.scores, together.scores, rtol=1e-5, atol=1e-5)
             assert apart.certified.tolist() == together.certified.tolist()
 
     def test_a_certified_list_is_exact(self, make):
@@ -81,7 +81,7 @@ class TestLanguageModelRecommender:
                 found = recommender.recommend(HISTORIES, k=k, num_beams=num_beams)
                 for user in np.flatnonzero(found.certified):
                     best = np.sort(exact(recommender, HISTORIES[user]))[::-1][:k]
-                    np.testing.assert_allclose(found.scores[user], best, atol=1e-4)
+                    np.testing.assert_allclose(found.scores[user], best, rtol=1e-5, atol=1e-4)
                 certified += int(found.certified.sum())
         assert certified > 10
 
@@ -141,7 +141,7 @@ class TestLanguageModelRecommender:
         assert set(found.item_ids[0]) == set(range(100, 112)) - {100, 103}  # the other Solaris stays
         assert set(found.item_ids[1]) == set(range(100, 112)) - {101, 102}
         for items, scores in zip(found.item_ids, found.scores, strict=True):
-            np.testing.assert_allclose(scores[:10], [every[item] for item in items], atol=1e-5)
+            np.testing.assert_allclose(scores[:10], [every[item] for item in items], rtol=1e-5, atol=1e-5)
         found = recommender.recommend([[100]] * 2, k=4, exclude=[101], allow=[101, 104, "111"])
         assert [set(items) for items in found.item_ids] == [{104, 111}] * 2
         assert found.certified.all() and (found.scores[:, 2:] == -np.inf).all()
@@ -182,7 +182,7 @@ class TestLanguageModelRecommender:
             return_dict_in_generate=True,
         )
         scores = recommender.recommend([[100, 103]], k=12).scores[0]
-        np.testing.assert_allclose(out.sequences_scores, np.unique(scores)[::-1], atol=1e-4)
+        np.testing.assert_allclose(out.sequences_scores, np.unique(scores)[::-1], rtol=1e-5, atol=1e-4)
 
     def test_a_prompt_that_does_not_fit_the_model_is_refused(self, make):
         recommender = make()

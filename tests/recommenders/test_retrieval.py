@@ -116,7 +116,9 @@ class TestRecommender:
         monkeypatch.setattr(
             recommender.vectors, "users", lambda rows, times: sizes.append(len(rows)) or users(rows, times)
         )
-        np.testing.assert_allclose(recommender.user_vectors(HISTORIES, TIMES, batch_size=3), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            recommender.user_vectors(HISTORIES, TIMES, batch_size=3), expected, rtol=1e-5, atol=1e-5
+        )
         assert sizes == [3, 1]
         with pytest.raises(ValueError, match="`batch_size`"):
             recommender.user_vectors(HISTORIES, batch_size=0)

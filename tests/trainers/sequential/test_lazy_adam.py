@@ -75,7 +75,7 @@ def test_state_survives_saving():
     optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
     for module, optimizer in zip((table, other), optimizers, strict=True):
         step(module, optimizer, torch.tensor([2, 3]), torch.ones(2, 3))
-    assert torch.equal(table.weight, other.weight)
+    torch.testing.assert_close(table.weight, other.weight)  # one step of float32
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
