@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,17 +191,12 @@ class MSLTrainer(LanguageTrainer):
         self._signature_columns = [INPUT_IDS, LABELS, HISTORY]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        return self._with_ranking_collator(super().get_eval_dataloader, eval_dataset)
+        with self.collating_with(self._ranking_collator):
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        return self._with_ranking_collator(super().get_test_dataloader, self._prompt_rows.for_evaluation(test_dataset))
-
-    def _with_ranking_collator(self, make: Callable[[Any], Any], dataset: Any) -> Any:
-        train_collator, self.data_collator = self.data_collator, self._ranking_collator
-        try:
-            return make(dataset)
-        finally:
-            self.data_collator = train_collator
+        with self.collating_with(self._ranking_collator):
+            return super().get_test_dataloader(self._prompt_rows.for_evaluation(test_dataset))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
