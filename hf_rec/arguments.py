@@ -109,7 +109,26 @@ def parse_arguments(dataclass_types: Sequence[type], args: Sequence[str] | None 
         if position == len(args):
             raise ValueError("`--config` needs the path of a YAML file.")
         check_config(args[position], dataclass_types)
-    return TrlParser(list(dataclass_types), allow_abbrev=False).parse_args_and_config(args)
+    parser = TrlParser(list(dataclass_types), allow_abbrev=False)
+    _check_flags(args, [flag for action in parser._actions for flag in action.option_strings])
+
+    def refuse(message: str) -> typing.NoReturn:  # argparse would print a hundred lines of usage first
+        raise ValueError(f"{message}. `--help` lists all flags.")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args_and_config(args)
+
+
+def _check_flags(args: Sequence[str], known: Sequence[str]) -> None:
+    """Names flags that no argument has, each with the one it is near to."""
+    problems = []
+    for word in args:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in (*known, "--config"):
+            close = difflib.get_close_matches(flag, known, n=1)
+            problems.append(f"unknown flag `{flag}`" + (f", did you mean `{close[0]}`?" if close else ""))
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def check_config(path: str, dataclass_types: Sequence[type]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import set_seed
+from transformers import AutoConfig, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -104,7 +104,10 @@ def main(
     train = select_rows(splits[data_args.train_split], data_args.max_train_samples)
     validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
 
-    # 2. The teacher
+    # 2. The teacher, once it is sure that the language model can be read
+    AutoConfig.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
+    )
     teacher = teacher_args.sequence_model
     if teacher is None:
         teacher = train_teacher(teacher_args, training_args, catalog, train, validation)

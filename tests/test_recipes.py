@@ -181,6 +181,15 @@ class TestStrictParsing:
         with pytest.raises(ValueError, match="--cou"):
             parse_arguments([Arguments], ["--config", write(tmp_path, "name: x"), "--cou", "4"])
 
+    def test_an_unknown_flag_names_the_one_it_is_near_to(self):
+        with pytest.raises(ValueError, match="unknown flag `--rtae`, did you mean `--rate`?"):
+            parse_arguments([Arguments], ["--name", "x", "--rtae=3"])
+
+    def test_a_missing_flag_is_one_line_without_the_usage(self, capsys):
+        with pytest.raises(ValueError, match="required: --name. `--help` lists all flags."):
+            parse_arguments([Arguments], ["--rate", "3"])
+        assert capsys.readouterr().err == ""
+
     def test_a_missing_file_is_named(self):
         with pytest.raises(ValueError, match="`--config` 'none.yaml' cannot be read"):
             parse_arguments([Arguments], ["--config", "none.yaml"])
@@ -330,6 +339,15 @@ def test_the_llm_srec_recipe_trains_teacher_and_student(workplace):
     run_here("llm_srec", *words, *teacher, *short, "--resume_from_checkpoint", "last", "--do_predict", "false")
     assert (out / "sequence_model" / "model.safetensors").stat().st_mtime_ns == weights
     assert (out / "model.safetensors").read_bytes() == student
+
+
+def test_the_llm_srec_recipe_misses_the_language_model_before_it_trains_a_teacher(workplace):
+    out = workplace / "no_lm"
+    with pytest.raises(OSError, match="nonesuch"):
+        run_here(
+            "llm_srec", "--data_dir", workplace / "data", "--model_name_or_path", out / "nonesuch", "--output_dir", out
+        )
+    assert not out.exists()
 
 
 def test_a_row_of_item_text_comes_back_to_few_items_and_fits_the_model():
