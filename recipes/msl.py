@@ -16,7 +16,7 @@ from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import seen_items
 from hf_rec.evaluation.full import evaluate_recommender
-from hf_rec.trainers.training_run import train_and_save
+from hf_rec.trainers.training_run import print_result, train_and_save
 
 
 def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelConfig) -> None:
@@ -44,11 +44,12 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
 
     # 3. Rank the test rows, once
     if training_args.do_predict:
+        out = f"{training_args.output_dir}/{data_args.test_split}"
         with trainer.whole_weights():
-            evaluate_recommender(
+            result = evaluate_recommender(
                 trainer.recommender(),
                 select_rows(splits[data_args.test_split], data_args.max_test_samples),
-                f"{training_args.output_dir}/{data_args.test_split}",
+                out,
                 split=data_args.test_split,
                 seen=training_args.seen,
                 split_rule=card["split"]["rule"],
@@ -56,6 +57,7 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
                 warm_items=seen_items(train),
                 cost=cost,
             )
+        print_result(result, training_args.output_dir, out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.models.sequence.base import SequenceModelConfig
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer
-from hf_rec.trainers.training_run import train_and_save
+from hf_rec.trainers.training_run import print_result, train_and_save
 
 
 MODEL_TYPES = sorted(config.model_type for config in SequenceModelConfig.__subclasses__())
@@ -71,10 +71,11 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
 
     # 4. Rank the test rows, once
     if training_args.do_predict:
-        evaluate_recommender(
+        out = f"{training_args.output_dir}/{data_args.test_split}"
+        result = evaluate_recommender(
             trainer.recommender(),
             select_rows(splits[data_args.test_split], data_args.max_test_samples),
-            f"{training_args.output_dir}/{data_args.test_split}",
+            out,
             split=data_args.test_split,
             split_rule=card["split"]["rule"],
             seen=training_args.seen,
@@ -82,6 +83,7 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
             warm_items=seen_items(train),
             cost=cost,
         )
+        print_result(result, training_args.output_dir, out)
 
 
 if __name__ == "__main__":

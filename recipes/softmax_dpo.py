@@ -19,7 +19,7 @@ from hf_rec.data.splits import seen_items
 from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
 from hf_rec.evaluation.cost import measured_cost
 from hf_rec.evaluation.full import evaluate_recommender
-from hf_rec.trainers.training_run import train_and_save
+from hf_rec.trainers.training_run import print_result, train_and_save
 
 
 @dataclass
@@ -74,12 +74,13 @@ def main(
         }
         with trainer.whole_weights():
             recommender = trainer.recommender()
-            evaluate_recommender(
+            result = evaluate_recommender(
                 recommender, test, out, seen=training_args.seen, split=data_args.test_split, **described
             )
             for number in candidate_args.num_candidates:
                 candidates = draw_candidates(test, catalog, number, split=data_args.test_split)
                 evaluate_candidates(recommender, test, candidates, f"{out}_1+{number}", **described)
+        print_result(result, training_args.output_dir, out)
 
 
 if __name__ == "__main__":

@@ -308,12 +308,14 @@ def test_the_msl_recipe_trains_saves_and_ranks_with_two_processes(workplace, acc
 
 
 @pytest.mark.slow
-def test_the_sequential_recipe_trains_saves_and_ranks(workplace):
+def test_the_sequential_recipe_trains_saves_and_ranks(workplace, capsys):
     out = workplace / "sequential"
     run_here("sequential", "--data_dir", workplace / "data", "--output_dir", out, *TWO_STEPS, "--max_test_samples", 8)
     metrics = read(out / "test" / "metrics.json")
     assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 1
     assert metrics["cost"] == read(out / "cost.json") and metrics["cost"]["seconds"] > 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"{out / 'test'}: 8 rows. Next: hf-rec report {out} --out {out}-report"
 
 
 @pytest.mark.slow

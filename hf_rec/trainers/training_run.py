@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -36,6 +37,22 @@ def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known: An
     if args.should_save:
         write_cost(args.output_dir, cost)
     return cost
+
+
+def print_result(result: dict[str, Any], run_dir: str, out_dir: str) -> None:
+    """
+    Print the test metrics of a run, where they are, and the command that comes next; on the main process.
+
+    Args:
+        result (`dict`): What an evaluation returned.
+        run_dir (`str`): Folder of the trained model.
+        out_dir (`str`): Folder of the evaluation's files.
+    """
+    if not PartialState().is_main_process:
+        return
+    for key, value in result["metrics"].items():
+        print(f"{key}: {value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]")
+    print(f"{out_dir}: {result['rows']:,} rows. Next: hf-rec report {run_dir} --out {run_dir}-report")
 
 
 class StopEarly(EarlyStoppingCallback):
