@@ -21,7 +21,7 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_rec import Catalog, LLMSRecConfig, LLMSRecModel, LLMSRecTrainer
-from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, INPUT_IDS, LABELS, SLOT_ITEMS, TARGET
+from hf_rec.columns import HISTORY, HISTORY_TIMESTAMPS, INPUT_IDS, SEEN, SLOT_ITEMS, TARGET
 from hf_rec.data.prepare import load_prepared
 from hf_rec.models.language.from_scratch import new_tokenizer
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
@@ -205,7 +205,7 @@ def main() -> None:
         for indices in batches:
             trainer = trainers.get(name, trainers["ours"])
             inputs = trainer.data_collator([trainer.train_dataset[index] for index in indices])
-            negatives = trainers["ours"].negatives.by_user(0, inputs[SLOT_ITEMS], inputs[LABELS])
+            negatives = trainers["ours"].negatives.by_user(0, torch.from_numpy(inputs[SEEN]))
             begin = clock()
             if name in published:
                 loss = published[name](indices, negatives)
