@@ -115,7 +115,7 @@ def parse_arguments(dataclass_types: Sequence[type], args: Sequence[str] | None 
     def refuse(message: str) -> typing.NoReturn:  # argparse would print a hundred lines of usage first
         raise ValueError(f"{message}. `--help` lists all flags.")
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse
     return parser.parse_args_and_config(args)
 
 
