@@ -731,3 +731,11 @@ class TestWhatIsRefused:
         assert len(kept.train_dataset) == 2
         with pytest.raises(ValueError, match="No row fits"):
             make_trainer(train=Dataset.from_dict(long), catalog=None, scoring="full_vocab", max_length=2)
+
+
+def test_training_stops_at_a_loss_that_is_not_finite(make_trainer, adapter_model):
+    model = adapter_model()
+    with torch.no_grad():
+        next(weight for weight in model.parameters() if weight.requires_grad).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="The loss is not finite at optimizer step .*There is no checkpoint"):
+        make_trainer(model, item_rows(num_rejected=2)).train()
