@@ -1,7 +1,7 @@
 """
 Labels a second of `MSLTrainer` on histories of unlike length, against random batches padded to the longest row.
 
-python benchmarks/padding.py [--supervise all --batch_size 16 --max_length 1024]
+python benchmarks/padding.py [--data books --supervise all --batch_size 16 --max_length 1024]
 
 - random   rows in random order, padded to the longest of a batch
 - grouped  the default: the rows of a step are of about one length
@@ -9,7 +9,7 @@ python benchmarks/padding.py [--supervise all --batch_size 16 --max_length 1024]
 - both     grouped and packed
 
 With `--supervise all` a row is a user's whole history and every event a label; with `last` the latest event is the
-only label. The Books histories are read from HF_REC_DATA; without it lengths are drawn from a similar distribution.
+only label. The histories of Amazon Books or Beauty are read from HF_REC_DATA; without it they are drawn.
 The same rows in all ways: collator, forward and backward of a small Llama, in CPU seconds. The ways take turns, batch
 by batch.
 """
@@ -37,20 +37,37 @@ WAYS = {"random": ("random", False), "grouped": ("group_by_length", False), "pac
 WAYS["both"] = ("group_by_length", True)
 
 
-def histories(num_items: int) -> list[list[int]]:
-    """Whole histories of users, in the order of the file."""
+def read_data(name: str) -> tuple[list[str], list[list[int]]]:
+    """Titles of the items, and the whole history of each user in the order of the file."""
     folder = os.environ.get("HF_REC_DATA")
     if not folder:
-        generator = torch.Generator().manual_seed(0)
-        sizes = (2 + torch.empty(2000).log_normal_(1.5, 1.0, generator=generator)).long().clamp(max=300)
-        return [torch.randint(0, num_items, (size,), generator=generator).tolist() for size in sizes.tolist()]
+        return item_titles(), drawn_histories(len(item_titles()))
+    return beauty(Path(folder)) if name == "beauty" else books(Path(folder))
+
+
+def drawn_histories(num_items: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = (2 + torch.empty(2000).log_normal_(1.5, 1.0, generator=generator)).long().clamp(max=300)
+    return [torch.randint(0, num_items, (size,), generator=generator).tolist() for size in sizes.tolist()]
+
+
+def books(folder: Path) -> tuple[list[str], list[list[int]]]:
     events: dict[str, list[int]] = {}
-    with Path(folder, "msl_amazon_books/train.csv").open(encoding="utf-8") as file:
+    with (folder / "msl_amazon_books/train.csv").open(encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["timestamp"]))
     for row in rows:  # windows of a user that end one event later each
         items = [number - 1 for number in json.loads(row["item_ids"])]  # they count from 1
         events.setdefault(row["user_id"], items[:-1]).append(items[-1])
-    return [items for items in events.values() if len(items) > 1]
+    return item_titles(), [items for items in events.values() if len(items) > 1]
+
+
+def beauty(folder: Path) -> tuple[list[str], list[list[int]]]:
+    lines = (folder / "items/Beauty.jsonl").read_text(encoding="utf-8").splitlines()
+    items = {record["id"]: record for record in map(json.loads, lines)}
+    row_of = {number: row for row, number in enumerate(items)}
+    sequences = (folder / "sequences/Beauty.txt").read_text(encoding="utf-8").splitlines()
+    histories = [[row_of[int(number)] for number in line.split()[1:]] for line in sequences]  # the user comes first
+    return [record["title"] or f"untitled {number}" for number, record in items.items()], histories
 
 
 def make_trainer(args: argparse.Namespace, way: str, rows: Dataset, catalog: Catalog, tokenizer, folder: str):
@@ -83,11 +100,11 @@ def main() -> None:
     for name, default in dict(batch_size=16, max_length=1024, rows=320, hidden_size=128, layers=2, threads=1).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--supervise", default="all", choices=("all", "last"))
+    parser.add_argument("--data", default="books", choices=("books", "beauty"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    titles = item_titles()
+    titles, users = read_data(args.data)
     catalog = Catalog.from_records([{"item_id": row, "title": title} for row, title in enumerate(titles)])
-    users = histories(len(titles))
     order = torch.randperm(len(users), generator=torch.Generator().manual_seed(0))[: args.rows].tolist()
     users = [users[user] for user in order]
     rows = Dataset.from_dict(
