@@ -295,11 +295,20 @@ def test_the_msl_recipe_trains_saves_and_ranks_with_two_processes(workplace, acc
     words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)
     config = f"recipes/configs/msl/{TRIED_WITH['msl']}"
     words = ("recipes/msl.py", "--config", config, *words, *TWO_STEPS, "--per_device_train_batch_size", 16)
+    every_step = ("--eval_strategy", "steps", "--eval_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
+    words = (*words, *every_step, "--load_best_model_at_end", "true", "--save_total_limit", 2)
     accelerate_launch("accelerate_configs/cpu_2.yaml", *words, "--max_test_samples", 8)
     metrics = read(out / "test" / "metrics.json")
     assert metrics["rows"] == 8 and metrics["evaluation"]["processes"] == 2
     assert metrics["cost"]["training_rows"] == 40 and metrics["cost"]["seed"] == 0
-    assert read(out / "trainer_state.json")["global_step"] == 2
+    state = read(out / "trainer_state.json")
+    assert state["global_step"] == 2
+    assert Path(state["best_model_checkpoint"]).parent == out
+    from hf_rec.trainers.checkpoints import what_is_missing
+
+    for checkpoint in ("checkpoint-1", "checkpoint-2"):
+        assert what_is_missing(str(out / checkpoint), processes=2) is None
+    assert not list(out.glob(".*"))
 
     from hf_rec import load_recommender
 

@@ -197,10 +197,10 @@ class WholeCheckpoints(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                best = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
-                if self.state.best_global_step == step or os.path.isdir(best):
-                    self.state.best_model_checkpoint = best
+            best = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            if self.state.best_global_step == step or os.path.isdir(best):
+                self.state.best_model_checkpoint = best  # every process will load it
+                if self.args.should_save:
                     self.state.save_to_json(str(self._writing / name / TRAINER_STATE_NAME))
             if self.args.process_index == 0 or self.args.save_on_each_node and self.is_local_process_zero():
                 shutil.rmtree(os.path.join(run_dir, name), ignore_errors=True)  # a torn one of an earlier run

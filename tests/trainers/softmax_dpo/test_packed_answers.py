@@ -1,5 +1,7 @@
 """The prompt computed once against the prompt repeated, in float32, on several kinds of attention."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from transformers import (
@@ -43,7 +45,7 @@ CONFIGS = {
 def make_model(name, implementation):
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(
-        CONFIGS[name], attn_implementation=implementation, trust_remote_code=False
+        deepcopy(CONFIGS[name]), attn_implementation=implementation, trust_remote_code=False
     ).eval()
 
 

@@ -736,6 +736,7 @@ class TestWhatIsRefused:
 def test_training_stops_at_a_loss_that_is_not_finite(make_trainer, adapter_model):
     model = adapter_model()
     with torch.no_grad():
-        next(weight for weight in model.parameters() if weight.requires_grad).fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="The loss is not finite at optimizer step .*There is no checkpoint"):
+        # torch's masked attention on CPUs takes a query of NaN for one that may look at nothing; a value stays NaN
+        next(weight for name, weight in model.named_parameters() if "v_proj.lora_B" in name).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="The loss is not finite at optimizer step 1. There is no checkpoint"):
         make_trainer(model, item_rows(num_rejected=2)).train()
