@@ -34,8 +34,8 @@ run() { # a setting NAME=VALUE, or none; then the flag of the processor that it 
         table+=$'\n'$(printf '%-32s skipped: %s' "$setting" "$reason")
         return
     fi
-    local log="$out/${setting//[=,]/_}.log" start=$SECONDS words=("OMP_NUM_THREADS=1" "$setting")
-    [[ $setting == unset ]] && words=("OMP_NUM_THREADS=1")
+    local log="$out/${setting//[=, ]/_}.log" start=$SECONDS words=("OMP_NUM_THREADS=1" "$setting")
+    [[ $setting == unset* ]] && words=("OMP_NUM_THREADS=1")
     echo "== $setting: $log"
     if ! env -u MKL_CBWR -u ATEN_CPU_CAPABILITY "${words[@]}" "$python" -m pytest -q -n "${WORKERS:-2}" \
         --dist worksteal "$@" >"$log" 2>&1; then
@@ -47,14 +47,13 @@ run() { # a setting NAME=VALUE, or none; then the flag of the processor that it 
         "$(count "$log" skipped)" $((SECONDS - start)))
 }
 
-run unset "" "$@"
+run "unset, OMP_NUM_THREADS=1" "" "$@"
 run MKL_CBWR=COMPATIBLE "" "$@"
 run MKL_CBWR=AVX2 avx2 "$@"
 run MKL_CBWR=AVX512 avx512f "$@"
 run ATEN_CPU_CAPABILITY=default "" "$@"
 run ATEN_CPU_CAPABILITY=avx2 avx2 "$@"
 run ATEN_CPU_CAPABILITY=avx512 avx512f "$@"
-run OMP_NUM_THREADS=1 "" "$@"
 run OMP_NUM_THREADS=2 "" "$@"
 
 echo
