@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LabelLayout = Literal["sequences", "prefixes", "masked"]
 Layout = LabelLayout | Literal["ranking"]
+# A batch to stand for rows none of which has a label: models cannot read no rows at all
+_NO_LABEL = {INPUT_IDS: np.array([[0]]), LABELS: np.array([[IGNORE_INDEX]])}
 
 
 class ItemRows:
@@ -265,7 +267,7 @@ class ItemCollator:
         """`features` as tensors, with `label_places` `[P]`, so that a training step need not look for its labels."""
         if not isinstance(features, dict):
             batches = self.batches(ItemRows.from_rows(features, self.num_items))
-            features = batches.__getitems__(np.arange(len(batches)))
+            features = batches.__getitems__(np.arange(len(batches))) if len(batches) else _NO_LABEL
         if LABELS in features:
             features = features | {LABEL_PLACES: np.flatnonzero(features[LABELS] != IGNORE_INDEX)}
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in features.items()}

@@ -19,12 +19,13 @@ from hf_rec.files import replacing
 from hf_rec.hub.files import RECOMMENDER_FILE, check_folder, read_index, remove_other_weights, weight_files
 from hf_rec.hub.push import commit_operations
 from hf_rec.trainers.base_config import RecommenderConfig
+from hf_rec.trainers.even_batches import EvenBatches
 from hf_rec.trainers.finite_loss import FiniteLoss
 from hf_rec.trainers.length_grouping import GroupsByLength
 from hf_rec.trainers.training_run import StopEarly
 
 
-class RecommenderTrainer(FiniteLoss, GroupsByLength):
+class RecommenderTrainer(FiniteLoss, EvenBatches, GroupsByLength):
     """
     [`~transformers.Trainer`] whose loss is a sum over labels divided by the labels of the whole accumulated,
     distributed batch, so that 8 x 1, 1 x 8 and two processes take the same steps.
@@ -90,10 +91,16 @@ class RecommenderTrainer(FiniteLoss, GroupsByLength):
         finally:
             self.data_collator = before
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As in [`~transformers.Trainer`], with whole weights on every process under ZeRO-3."""
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """
+        As in [`~transformers.Trainer`], with whole weights on every process under ZeRO-3. Where the metrics have
+        `nll`, it is the loss: a mean over rows, and not over batches that may hold repeated ones.
+        """
         with self.whole_weights():
-            return super().evaluation_loop(*args, **kwargs)
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if (nll := output.metrics.get(f"{metric_key_prefix}_nll")) is not None:
+            output.metrics[f"{metric_key_prefix}_loss"] = nll
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what the loss noted since the last training log, and hand on to Trainer."""

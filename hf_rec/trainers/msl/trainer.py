@@ -97,6 +97,7 @@ class MSLTrainer(LanguageTrainer):
     ```
     """
 
+    _fills_with_blanks = True
     catalog: Catalog
     prompt: Prompt
     trie: ItemTrie
@@ -276,13 +277,6 @@ class MSLTrainer(LanguageTrainer):
         super().log(logs, start_time)
 
     # Evaluation
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """As in [`~transformers.Trainer`]; the loss is `nll`, a mean over rows and not over batches of them."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if (nll := output.metrics.get(f"{metric_key_prefix}_nll")) is not None:
-            output.metrics[f"{metric_key_prefix}_loss"] = nll
-        return output
 
     def prediction_step(
         self,

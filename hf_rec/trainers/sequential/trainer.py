@@ -58,6 +58,7 @@ class SequentialTrainer(RecommenderTrainer):
         `ValueError`: Where model, catalog, data and arguments do not fit together; the message names what does not.
     """
 
+    _fills_with_blanks = True
     optimizer: torch.optim.Optimizer | None
 
     def __init__(
@@ -181,8 +182,9 @@ class SequentialTrainer(RecommenderTrainer):
         """Sum of the losses of the labels, divided by the labels of the whole accumulated, distributed batch."""
         input_ids, labels, places = inputs[INPUT_IDS], inputs[LABELS], inputs[LABEL_PLACES]
         outputs = model(input_ids=input_ids)
-        vectors, rows = outputs.user_vector, places  # of prefixes, whose only label is that of the row
-        if self.layout != "prefixes":
+        if self.layout == "prefixes":  # the only label of a prefix is that of its row
+            vectors, rows = outputs.user_vector[places], places
+        else:
             vectors, rows = outputs.last_hidden_state.flatten(0, 1)[places], places // labels.shape[1]
         total = self.item_loss(
             self.accelerator.unwrap_model(model),
@@ -197,7 +199,8 @@ class SequentialTrainer(RecommenderTrainer):
 
     def _position_keys(self, input_ids: Tensor, places: Tensor) -> Tensor:
         """What the draws of each labelled position depend on."""
-        return row_keys(input_ids) if self.layout == "prefixes" else position_keys(input_ids).flatten()[places]
+        keys = row_keys(input_ids) if self.layout == "prefixes" else position_keys(input_ids).flatten()
+        return keys[places]
 
     # Optimizer
 

@@ -322,8 +322,8 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         return (losses.mean(), rewards) if return_outputs else losses.mean()
 
     def _note_targets(self, losses: Tensor, nll: Tensor, batch: PackedAnswers) -> None:
-        """Mean `-log P` of the chosen answers; it and the loss of those that occur in training."""
-        noted = {"nll": nll}
+        """The loss and `-log P` of the chosen answers; both of those that occur in training."""
+        noted = {"loss": losses, "nll": nll}
         if self._warm is not None and self.csr is not None:
             warm = self._warm.to(nll.device)[batch.chosen_leaves(self.csr)]
             noted |= {"nll_warm": nll.masked_fill(~warm, torch.nan), "loss_warm": losses.masked_fill(~warm, torch.nan)}
@@ -335,7 +335,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         if mode == "eval":  # without the rows that fill up the last batch
             gathered = self.accelerator.gather_for_metrics(values.T.contiguous()).T
             for name, row in zip(metrics, gathered.tolist(), strict=True):
-                self._metrics[mode][name] += [value for value in row if not math.isnan(value)]
+                self._metrics[mode][name] += [value for value in row if name == "loss" or not math.isnan(value)]
             return
         sums = torch.stack([values.nansum(1), (~values.isnan()).sum(1)])
         self._noted_sums = sums if self._noted_sums is None else self._noted_sums + sums

@@ -1,5 +1,7 @@
 """
-Three steps of MSLTrainer on the tiny films, for tests that start it on several processes: `run.py OUT BATCH`.
+MSLTrainer on the tiny films in several settings, whose last batches are not full: `run.py OUT BATCH`.
+
+Each setting trains for two epochs of 19 rows and leaves a folder with its losses, metrics and weights.
 """
 
 import json
@@ -15,6 +17,7 @@ from hf_rec.processes import end_processes
 
 
 FILMS = ["Alien", "Aliens", "Alien 3", "Solaris", "Solaris", "The Fly", "The Fly II", "Amélie", "Stalker", "Heat"]
+TOKENIZER = new_tokenizer(FILMS, 300)
 
 
 def rows(count, seed):
@@ -28,26 +31,28 @@ def rows(count, seed):
     )
 
 
-def main(folder: str, batch_size: int) -> None:
-    tokenizer = new_tokenizer(FILMS, 300)
+def trainer_of(folder, batch_size, train_rows, eval_rows, **settings):
     catalog = Catalog.from_records([{"item_id": row, "title": title} for row, title in enumerate(FILMS)])
     args = MSLConfig(
         folder,
-        max_steps=3,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2,
         learning_rate=5e-3,
-        adaptive_tau=True,
         supervise="all",
         max_length=200,
         logging_steps=1,
-        save_strategy="no",
         max_grad_norm=0.0,
         use_cpu=True,
         disable_tqdm=True,
+        **{"num_train_epochs": 2, "adaptive_tau": True, "save_strategy": "no"} | settings,
     )
-    model = new_causal_lm(tokenizer, hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, max_length=200)
-    trainer = MSLTrainer(model, args, rows(24, seed=0), rows(7, seed=1), processing_class=tokenizer, catalog=catalog)
+    torch.manual_seed(0)
+    model = new_causal_lm(TOKENIZER, hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, max_length=200)
+    return MSLTrainer(model, args, train_rows, eval_rows, processing_class=TOKENIZER, catalog=catalog)
+
+
+def run(folder, *arguments, **settings):
+    trainer = trainer_of(folder, *arguments, **settings)
     trainer.train()
     metrics = trainer.evaluate()
     trainer.save_model()
@@ -55,11 +60,40 @@ def main(folder: str, batch_size: int) -> None:
         result = {
             "processes": trainer.accelerator.num_processes,
             "tau": trainer.tau,
-            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-            "metrics": {name: metrics[name] for name in ("eval_nll", "eval_ndcg@10", "eval_hit_rate@5")},
+            "losses": losses(trainer),
+            "metrics": {name: metrics[name] for name in ("eval_loss", "eval_nll", "eval_ndcg@10", "eval_hit_rate@5")},
         }
         with open(f"{folder}/result.json", "w") as file:
             json.dump(result, file)
+    return trainer
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def main(folder: str, batch_size: int) -> None:
+    train_rows, eval_rows = rows(19, seed=0), rows(7, seed=1)
+    tokens = run(f"{folder}/grouped", batch_size, train_rows, eval_rows).train_dataset
+    run(
+        f"{folder}/packed",
+        batch_size // 2,
+        train_rows,
+        eval_rows,
+        packing=True,
+        gradient_accumulation_steps=2,
+        loss_type="lml",
+        adaptive_tau=False,
+    )
+    run(f"{folder}/dropped", batch_size, train_rows, eval_rows, dataloader_drop_last=True)
+    stream = [part.to_iterable_dataset(num_shards=3) for part in (train_rows, eval_rows)]
+    run(f"{folder}/stream", batch_size, *stream, max_steps=6)
+
+    random = {"train_sampling_strategy": "random", "save_strategy": "steps", "save_steps": 4}
+    whole = run(f"{folder}/tokens", batch_size, tokens, eval_rows, **random)
+    resumed = trainer_of(f"{folder}/resumed", batch_size, tokens, eval_rows, **random)
+    resumed.train(resume_from_checkpoint=f"{folder}/tokens/checkpoint-4")
+    torch.testing.assert_close(losses(resumed), losses(whole), rtol=1e-6, atol=0.0)
 
 
 if __name__ == "__main__":

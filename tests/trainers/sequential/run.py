@@ -1,4 +1,8 @@
-"""Three steps of SequentialTrainer on a tiny cycle for each of three losses: `run.py OUT BATCH`."""
+"""
+SequentialTrainer on a tiny cycle in several settings, whose last batches are not full: `run.py OUT BATCH`.
+
+Each setting trains for two epochs of 19 rows and leaves a folder with its losses, metrics and weights.
+"""
 
 import json
 import sys
@@ -6,7 +10,7 @@ import sys
 import torch
 from datasets import Dataset
 
-from hf_rec import SASRecConfig, SASRecModel
+from hf_rec import BERT4RecConfig, BERT4RecModel, GRU4RecConfig, GRU4RecModel, SASRecConfig, SASRecModel
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
 from hf_rec.data.catalog import Catalog
 from hf_rec.processes import end_processes
@@ -31,40 +35,66 @@ def rows(count, seed):
     )
 
 
-def run(folder: str, batch_size: int, loss_type: str) -> None:
+def trainer_of(folder, batch_size, train_rows, eval_rows, kind=(SASRecModel, SASRecConfig), **settings):
     args = SequentialConfig(
         folder,
-        loss_type=loss_type,
-        num_negatives=5,
-        share_negatives=loss_type != "bce",
-        negative_pool="unseen" if loss_type == "bce" else "all",
-        max_steps=3,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2,
         learning_rate=0.01,
         logging_steps=1,
-        save_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
+        **{"num_train_epochs": 2, "num_negatives": 5, "save_strategy": "no"} | settings,
     )
     torch.manual_seed(0)
-    model = SASRecModel(SASRecConfig(num_items=NUM_ITEMS, hidden_size=8, max_length=6, dropout=0.0))
+    model_class, config_class = kind
+    model = model_class(config_class(num_items=NUM_ITEMS, hidden_size=8, max_length=6, dropout=0.0))
     catalog = Catalog.from_records([{"item_id": item} for item in range(NUM_ITEMS)])
-    trainer = SequentialTrainer(model, args, rows(24, seed=0), rows(7, seed=1), catalog)
+    return SequentialTrainer(model, args, train_rows, eval_rows, catalog)
+
+
+def run(folder, *arguments, **settings):
+    trainer = trainer_of(folder, *arguments, **settings)
     trainer.train()
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.accelerator.is_main_process:
         result = {
             "processes": trainer.accelerator.num_processes,
-            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-            "metrics": {name: metrics[name] for name in ("eval_nll", "eval_ndcg@10", "eval_hit_rate@5")},
+            "losses": losses(trainer),
+            "metrics": {name: metrics[name] for name in ("eval_loss", "eval_nll", "eval_ndcg@10", "eval_hit_rate@5")},
         }
         with open(f"{folder}/result.json", "w") as file:
             json.dump(result, file)
+    return trainer
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def main(folder: str, batch_size: int) -> None:
+    both = rows(19, seed=0), rows(7, seed=1)
+    run(f"{folder}/ce", batch_size, *both, loss_type="ce", dataloader_drop_last=True)
+    run(f"{folder}/sce", batch_size // 2, *both, loss_type="sce", gradient_accumulation_steps=2)
+    bce = {"loss_type": "bce", "share_negatives": False, "negative_pool": "unseen"}
+    run(f"{folder}/prefixes", batch_size, *both, samples="prefixes", **bce)
+    run(f"{folder}/masked", batch_size, *both, kind=(BERT4RecModel, BERT4RecConfig), loss_type="ce")
+    for shards, samples, kind in (
+        (1, "sequences", (SASRecModel, SASRecConfig)),
+        (3, "prefixes", (GRU4RecModel, GRU4RecConfig)),
+    ):
+        streams = [part.to_iterable_dataset(num_shards=shards) for part in both]
+        settings = {"kind": kind, "loss_type": "ce", "samples": samples, "max_steps": 6}
+        run(f"{folder}/stream{shards}", batch_size, *streams, **settings)
+
+    saved = {"save_strategy": "steps", "save_steps": 4, **bce}
+    whole = run(f"{folder}/bce", batch_size, *both, **saved)
+    resumed = trainer_of(f"{folder}/resumed", batch_size, *both, **saved)
+    resumed.train(resume_from_checkpoint=f"{folder}/bce/checkpoint-4")
+    torch.testing.assert_close(losses(resumed), losses(whole), rtol=1e-6, atol=0.0)
 
 
 if __name__ == "__main__":
-    for loss in ("ce", "sce", "bce"):
-        run(f"{sys.argv[1]}/{loss}", int(sys.argv[2]), loss)
+    main(sys.argv[1], int(sys.argv[2]))
     end_processes()

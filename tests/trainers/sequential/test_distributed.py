@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 
 SCRIPT = Path(__file__).with_name("run.py")
+SETTINGS = ("ce", "sce", "bce", "prefixes", "masked", "stream1", "stream3")
 
 
 def result(folder):
@@ -14,14 +15,15 @@ def result(folder):
 
 
 @pytest.mark.distributed
-def test_two_processes_take_the_steps_of_one(tmp_path, launch):
+def test_two_processes_take_the_steps_of_one_where_the_last_batch_is_not_full(tmp_path, launch):
     launch(SCRIPT, tmp_path / "one", 8, processes=1)
     launch(SCRIPT, tmp_path / "two", 4)
-    for loss in ("ce", "sce", "bce"):
-        one, weights = result(tmp_path / "one" / loss)
-        two, other_weights = result(tmp_path / "two" / loss)
+    for setting in SETTINGS:
+        one, weights = result(tmp_path / "one" / setting)
+        two, other_weights = result(tmp_path / "two" / setting)
         assert (one["processes"], two["processes"]) == (1, 2)
-        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-        assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)
-        for name, weight in weights.items():
-            torch.testing.assert_close(other_weights[name], weight, atol=2e-4, rtol=2e-3)
+        assert len(one["losses"]) == {"ce": 4, "prefixes": 18}.get(setting, 6)
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-5), setting
+        assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-5), setting
+        for tensor, weight in weights.items():
+            torch.testing.assert_close(other_weights[tensor], weight, atol=2e-5, rtol=1e-5)
