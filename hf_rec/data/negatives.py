@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 
 from hf_rec.columns import HISTORY, ITEM_ROWS, REJECTED, SUPERVISE_FROM, TARGET, TARGET_ROW, USER_ID, column_values
 from hf_rec.data.catalog import Catalog
@@ -119,19 +119,19 @@ NegativeSource = UniformNegatives | PopularityNegatives | RankedNegatives
 
 
 def add_negatives(
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     source: NegativeSource,
     num_negatives: int,
     *,
     same_answer: np.ndarray,
     seed: int = 0,
     num_proc: int | None = None,
-) -> Dataset:
+) -> Dataset | IterableDataset:
     """
     Add a column `rejected` to the rows of a split.
 
     Args:
-        dataset (`datasets.Dataset`): Rows with `history` and `target`.
+        dataset (`datasets.Dataset` or `IterableDataset`): Rows with `history` and `target`.
         source ([`UniformNegatives`], [`PopularityNegatives`] or [`RankedNegatives`]): Where the items come from.
         num_negatives (`int`): Items for a row, all different.
         same_answer (`np.ndarray` of shape `(N,)`): A number for each item, equal where two items cannot be told apart
@@ -141,15 +141,15 @@ def add_negatives(
         num_proc (`int`, *optional*): Processes of [`~datasets.Dataset.map`].
 
     Returns:
-        `datasets.Dataset`: The same rows, `rejected` a list of catalog rows.
+        `datasets.Dataset` or `IterableDataset`: The same rows, `rejected` a list of catalog rows.
     """
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` must be at least 1, got {num_negatives}.")
-    features = Features({**dataset.features, REJECTED: List(Value("int64"))})
+    known = dataset.features  # a stream may not tell
+    features = None if known is None else Features({**known, REJECTED: List(Value("int64"))})
     how = {"source": source, "count": num_negatives, "groups": np.asarray(same_answer), "seed": seed}
-    return dataset.map(
-        _draw_for_row, with_indices=True, fn_kwargs=how, features=features, num_proc=num_proc, desc="Drawing negatives"
-    )
+    options = {} if isinstance(dataset, IterableDataset) else {"num_proc": num_proc, "desc": "Drawing negatives"}
+    return dataset.map(_draw_for_row, with_indices=True, fn_kwargs=how, features=features, **options)
 
 
 def draw(

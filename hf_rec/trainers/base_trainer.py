@@ -28,7 +28,8 @@ from hf_rec.trainers.training_run import StopEarly
 class RecommenderTrainer(FiniteLoss, EvenBatches, GroupsByLength):
     """
     [`~transformers.Trainer`] whose loss is a sum over labels divided by the labels of the whole accumulated,
-    distributed batch, so that 8 x 1, 1 x 8 and two processes take the same steps.
+    distributed batch, so that 8 x 1, 1 x 8 and two processes take the same steps. Where a method says so, also those
+    of a last batch that is not full.
     """
 
     data_collator: Any

@@ -57,6 +57,12 @@ def test_a_row_draws_the_same_whatever_the_other_rows_are_and_how_many_processes
     assert drawn(rows([3] * 8), seed=1) != whole
 
 
+def test_a_stream_draws_what_its_rows_draw_in_a_data_set():
+    dataset = rows([4, 9, 11])
+    stream = add_negatives(dataset.to_iterable_dataset(num_shards=2), UniformNegatives(N), 5, same_answer=ALONE)
+    assert [row[REJECTED] for row in stream] == list(drawn(dataset))
+
+
 def test_uniform_ones_are_uniform_over_what_is_left():
     counts = np.bincount(np.concatenate(drawn(rows([0] * 2000), count=1)), minlength=N)
     assert counts[:3].sum() == 0

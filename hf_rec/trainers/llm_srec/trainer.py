@@ -52,6 +52,7 @@ class LLMSRecTrainer(RecommenderTrainer):
     teacher's user vector, and uniformity. Terms that couple rows (uniformity, `match_form="infonce"`,
     `negatives="in_batch"`) see the rows of all processes, so that two processes take the steps of one; under gradient
     accumulation they are the mean over micro-batches. With the others alone, 8 x 1 and 1 x 8 take the same steps too.
+    Where the last batch of an epoch is not full, several processes repeat rows of the first one in it.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]): A [`~hf_rec.models.llm_srec.model.LLMSRecModel`] or its

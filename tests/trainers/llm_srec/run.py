@@ -68,7 +68,7 @@ def main(folder: str, batch_size: int) -> None:
         result = {
             "processes": trainer.accelerator.num_processes,
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-            "metrics": {name: metrics[name] for name in ("eval_nll", "eval_ndcg@10", "eval_hit_rate@5")},
+            "metrics": {name: metrics[name] for name in ("eval_loss", "eval_nll", "eval_ndcg@10", "eval_hit_rate@5")},
         }
     if trainer.accelerator.num_processes > 1:
         train_without_teacher(trainer, f"{folder}/ablation")
@@ -81,7 +81,7 @@ def main(folder: str, batch_size: int) -> None:
 
 
 def train_without_teacher(trainer: LLMSRecTrainer, folder: str) -> None:
-    """The ablation that leaves the teacher's head without a gradient, under checkpointing and DDP."""
+    """The ablation that leaves the teacher's head without a gradient, under checkpointing and DDP, from a stream."""
     args = LLMSRecConfig(
         folder,
         max_steps=2,
@@ -93,7 +93,8 @@ def train_without_teacher(trainer: LLMSRecTrainer, folder: str) -> None:
         use_cpu=True,
         disable_tqdm=True,
     )
-    LLMSRecTrainer(trainer.model, args, rows(24, seed=0), catalog=trainer.catalog, prompt=trainer.prompt).train()
+    stream = rows(11, seed=0).to_iterable_dataset(num_shards=3)
+    LLMSRecTrainer(trainer.model, args, stream, catalog=trainer.catalog, prompt=trainer.prompt).train()
 
 
 def sharded_error(trainer: LLMSRecTrainer) -> float:

@@ -71,7 +71,7 @@ def main(folder: str, batch_size: int, zero_stage: int | None = None) -> None:
         policy(tokenizer),
         args=args,
         train_dataset=rows(24, seed=0),
-        eval_dataset=rows(7, seed=1),
+        eval_dataset=rows(7, seed=1).to_iterable_dataset(num_shards=3),
         processing_class=tokenizer,
         catalog=catalog,
     )
@@ -86,7 +86,7 @@ def main(folder: str, batch_size: int, zero_stage: int | None = None) -> None:
                 for entry in trainer.state.log_history
                 if "loss" in entry
             ],
-            "metrics": {name: metrics[f"eval_{name}"] for name in ("nll", "nll_warm", "ndcg@10", "rewards/chosen")},
+            "metrics": {name: metrics[f"eval_{name}"] for name in ("loss", "nll", "nll_warm", "ndcg@10", "rewards/chosen")},
         }
         with open(f"{folder}/result.json", "w", encoding="utf-8") as file:
             json.dump(result, file)
