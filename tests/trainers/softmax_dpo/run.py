@@ -86,7 +86,9 @@ def main(folder: str, batch_size: int, zero_stage: int | None = None) -> None:
                 for entry in trainer.state.log_history
                 if "loss" in entry
             ],
-            "metrics": {name: metrics[f"eval_{name}"] for name in ("loss", "nll", "nll_warm", "ndcg@10", "rewards/chosen")},
+            "metrics": {
+                name: metrics[f"eval_{name}"] for name in ("loss", "nll", "nll_warm", "ndcg@10", "rewards/chosen")
+            },
         }
         with open(f"{folder}/result.json", "w", encoding="utf-8") as file:
             json.dump(result, file)
