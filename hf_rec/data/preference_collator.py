@@ -26,6 +26,7 @@ CHOSEN_IDS = "chosen_ids"
 REJECTED_IDS = "rejected_ids"
 REF_CHOSEN = "ref_chosen_logps"
 REF_REJECTED = "ref_rejected_logps"
+WEIGHT = "weight"  # of a row in the mean; 0 where it only fills up a batch
 
 ANSWERS = "answers"  # (B, T) 0 for the prompt, 1 for the chosen answer, 2 and on for the rejected ones, -1 for padding
 ANSWER_LENGTHS = "answer_lengths"  # (B, S) tokens of each answer, 0 where an example has fewer
@@ -72,12 +73,14 @@ class PreferenceCollator:
 
         Args:
             rows (`list[dict]`): Each with `prompt_ids` and `chosen_ids` (`list[int]`) and `rejected_ids` (a list of
-                such lists); optionally the reference log-probabilities `ref_chosen_logps` and `ref_rejected_logps`.
+                such lists); optionally the reference log-probabilities `ref_chosen_logps` and `ref_rejected_logps`,
+                and `weight` (1 where a row has none).
 
         Returns:
             `dict[str, torch.Tensor]`: `input_ids`, `position_ids` and `answers` of shape `(B, T)`, `answer_lengths` of
             shape `(B, S)`, the fields of [`TrieTargets`] with the flat number of its answer, `row * S + slot`, as the
-            group of each target, `plain_positions`, and the reference log-probabilities where the rows have them.
+            group of each target, `plain_positions`, and the reference log-probabilities and `weight` `(B,)` where rows
+            have them.
         """
         counts: list[int] = []
         flat: list[list[int]] = []
@@ -116,6 +119,8 @@ class PreferenceCollator:
         if REF_CHOSEN in rows[0]:
             tensors[REF_CHOSEN] = torch.tensor([row[REF_CHOSEN] for row in rows])
             tensors[REF_REJECTED] = torch.tensor([row[REF_REJECTED] for row in rows])
+        if any(WEIGHT in row for row in rows):
+            tensors[WEIGHT] = torch.tensor([row.get(WEIGHT, 1.0) for row in rows])
         return tensors
 
     def _targets(self, batch: dict[str, np.ndarray], nodes: np.ndarray) -> dict[str, Tensor]:

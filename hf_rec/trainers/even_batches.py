@@ -7,8 +7,8 @@ Two processes with batches of 4 take these steps from 11 rows:
     process 0    0 1 2 3            8 9 10 -
     process 1    4 5 6 7            - - - -
 
-`-` is a row without labels. It weighs nothing in a sum over labels, so that the steps are those of one process with
-batches of 8.
+`-` is a row without labels. It weighs nothing in a sum over labels, or a mean over rows with a weight, so that the
+steps are those of one process with batches of 8.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer
 
 from hf_rec.columns import HISTORY, IGNORE_INDEX, LABELS, SUPERVISE_FROM
+from hf_rec.data.preference_collator import CHOSEN_IDS, WEIGHT
 
 
 BLANK = -1  # index of a row without labels
@@ -55,7 +56,8 @@ class WithBlanks(TorchDataset):
     A data set of N rows that has a row without labels at the index [`BLANK`], beside its own.
 
     Args:
-        dataset (`datasets.Dataset` or a data set whose `__getitems__` gives arrays of a whole batch): With `labels`.
+        dataset (`datasets.Dataset` or a data set whose `__getitems__` gives arrays of a whole batch): Of which
+            [`without_labels`] knows the rows.
     """
 
     def __init__(self, dataset: Any):
@@ -107,16 +109,18 @@ class WholeStream(IterableDataset):
 
 
 def without_labels(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of which nothing is trained: one with `labels`, or one of a split with `history` and `target`."""
+    """A row of which nothing is trained: one with `labels`, of answers, or of a split with `history` and `target`."""
     if LABELS in row:
         return row | {LABELS: [IGNORE_INDEX] * len(row[LABELS])}
+    if CHOSEN_IDS in row:
+        return row | {WEIGHT: 0.0}
     return row | {SUPERVISE_FROM: len(row[HISTORY]) + 1}
 
 
 class EvenBatches(Trainer):
     """Trainer of which several processes have equally many batches, from data sets and from streams."""
 
-    _fills_with_blanks = False  # whether the loss is a sum over labels; rows are repeated otherwise
+    _fills_with_blanks = False  # whether the loss leaves rows without labels out; rows are repeated otherwise
 
     def _get_dataloader(
         self,

@@ -29,6 +29,7 @@ from hf_rec import (
 )
 from hf_rec.columns import HISTORY, IGNORE_INDEX, INPUT_IDS, LABELS, SUPERVISE_FROM, TARGET
 from hf_rec.data.item_batches import ItemRows, TrainingBatches
+from hf_rec.data.preference_collator import WEIGHT, PreferenceCollator
 from hf_rec.trainers.even_batches import BLANK, FilledBatches, WholeStream, WithBlanks, without_labels
 
 
@@ -50,6 +51,15 @@ def test_a_blank_is_a_row_of_the_data_set_without_its_labels():
     found = WithBlanks(tokens).__getitems__([1, BLANK])
     assert found == [tokens[1], {INPUT_IDS: [5, 6], LABELS: [IGNORE_INDEX] * 2}]
     assert WithBlanks(tokens)[BLANK] == found[1] and len(WithBlanks(tokens)) == 2
+
+
+def test_a_blank_among_answers_has_no_weight():
+    answers = Dataset.from_dict(
+        {"prompt_ids": [[1, 2], [3]], "chosen_ids": [[4], [5]], "rejected_ids": [[[6]], [[7]]]}
+    )
+    collate = PreferenceCollator(pad_token_id=0)
+    assert collate(WithBlanks(answers).__getitems__([1, BLANK]))[WEIGHT].tolist() == [1.0, 0.0]
+    assert WEIGHT not in collate(list(answers))
 
 
 @pytest.mark.parametrize("layout", ["sequences", "prefixes", "masked"])

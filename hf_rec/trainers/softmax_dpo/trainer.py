@@ -34,6 +34,7 @@ from hf_rec.data.preference_collator import (
     REF_CHOSEN,
     REF_REJECTED,
     REJECTED_IDS,
+    WEIGHT,
     PreferenceCollator,
 )
 from hf_rec.data.prompts.next_item import Prompt
@@ -183,6 +184,8 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         self._noted_sums: Tensor | None = None
         self._noted_names: list[str] = []
         limits = [length for length in (args.max_length, num_positions(start.model.config)) if length is not None]
+        # The rows of a process are one another's negatives: with blank ones there would be others than without
+        self._fills_with_blanks = args.negatives != "in_batch"
         self._max_length = min(limits, default=None)  # of a prompt with one answer
         self._collator = PreferenceCollator(
             pad_token_id=padding_token(start.tokenizer),
@@ -279,7 +282,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         return self.prompt
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS, REF_CHOSEN, REF_REJECTED, HISTORY]
+        self._signature_columns = [PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS, REF_CHOSEN, REF_REJECTED, WEIGHT, HISTORY]
 
     # Loss
 
@@ -316,10 +319,23 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         rejected = (log_probs[:, 1:] - ref_rejected).masked_fill(absent, -torch.inf)
         losses = softmax_dpo_loss(chosen, rejected, self.beta)
         rewards = self.beta * torch.cat([chosen[:, None], rejected], dim=1).detach()
-        self._note(mode, reward_metrics(rewards, log_probs.detach()))
+        noted = reward_metrics(rewards, log_probs.detach())
         if mode == "eval":
+            loss = losses.mean()
             self._note_targets(losses.detach(), -log_probs[:, 0], batch)
-        return (losses.mean(), rewards) if return_outputs else losses.mean()
+        else:
+            weights = inputs.get(WEIGHT, torch.ones_like(losses))
+            loss = self._weighted_mean(losses, weights)
+            noted = {name: values.masked_fill(weights == 0, torch.nan) for name, values in noted.items()}
+        self._note(mode, noted)
+        return (loss, rewards) if return_outputs else loss
+
+    def _weighted_mean(self, losses: Tensor, weights: Tensor) -> Tensor:
+        """Mean over the rows of all processes, times their number: gradients are averaged over processes."""
+        if self.accelerator.num_processes == 1:
+            return losses.mean()
+        total = self.accelerator.reduce(weights.sum(), reduction="mean")
+        return (losses * weights).sum() / total
 
     def _note_targets(self, losses: Tensor, nll: Tensor, batch: PackedAnswers) -> None:
         """The loss and `-log P` of the chosen answers; both of those that occur in training."""

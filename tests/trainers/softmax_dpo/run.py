@@ -70,7 +70,7 @@ def main(folder: str, batch_size: int, zero_stage: int | None = None) -> None:
     trainer = SoftmaxDPOTrainer(
         policy(tokenizer),
         args=args,
-        train_dataset=rows(24, seed=0),
+        train_dataset=rows(19, seed=0),
         eval_dataset=rows(7, seed=1).to_iterable_dataset(num_shards=3),
         processing_class=tokenizer,
         catalog=catalog,
