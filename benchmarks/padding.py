@@ -4,7 +4,7 @@ Labels a second of `MSLTrainer` on histories of unlike length, against random ba
 python benchmarks/padding.py [--data books --supervise all --batch_size 16 --max_length 1024]
 
 - random   rows in random order, padded to the longest of a batch
-- grouped  the default: the rows of a step are of about one length
+- grouped  the rows of a step are of about one length
 - packed   `packing=True`, rows in random order
 - both     grouped and packed
 

@@ -112,7 +112,6 @@ def _language_model_trainer(
     args = MSLConfig(
         **options,
         supervise="all",
-        train_sampling_strategy="random",  # so few steps learn more from batches of mixed lengths
         num_train_epochs=size.num_epochs,
         per_device_train_batch_size=size.batch_size,
         per_device_eval_batch_size=64,

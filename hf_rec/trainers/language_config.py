@@ -32,9 +32,10 @@ class LanguageConfig(RecommenderConfig):
         eval_num_beams (`int` or `None`, *optional*, defaults to `None`):
             Beams of the constrained ranking during evaluation; `None` for 20, twice the 10 places that are measured.
             `0` leaves the ranking out.
-        train_sampling_strategy (`str`, *optional*, defaults to `"group_by_length"`):
-            As of [`~transformers.TrainingArguments`], where it is `"random"`: the rows of a step are of about one
-            length, so that little of it is padding. A stream keeps its own order.
+        train_sampling_strategy (`str`, *optional*, defaults to `"random"`):
+            As of [`~transformers.TrainingArguments`]. With `"group_by_length"` the rows of a step are of about one
+            length, so that little of it is padding; steps then differ in what they teach, which can cost accuracy. A
+            stream keeps its own order.
         dataset_num_proc (`int` or `None`, *optional*, defaults to `None`):
             Processes that tokenise the data set.
         model_init_kwargs (`dict` or `None`, *optional*, defaults to `None`):
@@ -58,7 +59,7 @@ class LanguageConfig(RecommenderConfig):
         default=None, metadata={"help": "Beams of the ranking in evaluation: None for 20, 0 for no ranking."}
     )
     train_sampling_strategy: Literal["group_by_length", "random", "sequential", "batch_rebalance"] = field(
-        default="group_by_length", metadata={"help": "Order in which training reads rows."}
+        default="random", metadata={"help": "Order in which training reads rows."}
     )
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise the data set."})
     model_init_kwargs: dict[str, Any] | str | None = field(
