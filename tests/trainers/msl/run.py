@@ -74,13 +74,15 @@ def losses(trainer):
 
 def main(folder: str, batch_size: int) -> None:
     train_rows, eval_rows = rows(19, seed=0), rows(7, seed=1)
-    tokens = run(f"{folder}/grouped", batch_size, train_rows, eval_rows).train_dataset
+    grouped = {"train_sampling_strategy": "group_by_length"}
+    tokens = run(f"{folder}/grouped", batch_size, train_rows, eval_rows, **grouped).train_dataset
     run(
         f"{folder}/packed",
         batch_size // 2,
         train_rows,
         eval_rows,
         packing=True,
+        **grouped,
         gradient_accumulation_steps=2,
         loss_type="lml",
         adaptive_tau=False,
