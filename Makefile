@@ -2,7 +2,7 @@
 #   make demo     train a tiny language model two ways, rank, compare; about 5 minutes on 2 CPU cores; writes runs/demo
 #   make test     every test that needs no GPU, slow and two-process ones included
 #   make style    format and fix what ruff can
-#   make check    ruff, spelling, and the documents and the import directions
+#   make check    ruff, spelling, types, the documents and the import directions
 #   make bench    the claims of speed and memory, each against a baseline run beside it
 PYTHON ?= python3
 VENV ?= .venv

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset
-
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, Features
 
 USER_ID = "user_id"
 ITEM_ID = "item_id"

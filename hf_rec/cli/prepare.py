@@ -7,6 +7,7 @@ from hf_rec.data.sources import SOURCES
 
 
 def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    """Add `hf-rec prepare` to the parser of all commands."""
     parser = commands.add_parser(
         "prepare",
         help="files as published -> catalog, splits and data card",

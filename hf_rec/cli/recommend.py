@@ -54,14 +54,16 @@ def _recommend(args: argparse.Namespace) -> None:
     ]
     if isinstance(recommender, LanguageModelRecommender):  # whose score is a log-probability
         rows = [row | {"probability": math.exp(row["score"])} for row in rows]
-    certified = bool(found.certified[0])
+    certified, nan_scores = bool(found.certified[0]), int(found.nan_scores[0])
     if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` one process answers
         return
     if args.json:
         named = [{"item_id": item_id, "title": _title(catalog, item_id)} for item_id in history]
-        print(json.dumps({"history": named, "items": rows, "certified": certified}, ensure_ascii=False, indent=2))
+        answer = {"history": named, "items": rows, "certified": certified, "nan_scores": nan_scores}
+        print(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
-        _print_recommendations([catalog.text(catalog.row(item_id)) for item_id in history], rows, certified, args.k)
+        titles = [catalog.text(catalog.row(item_id)) for item_id in history]
+        _print_recommendations(titles, rows, certified, nan_scores, args.k)
 
 
 def find_item(catalog: "Catalog", text: str, flag: str) -> list["RawId"]:
@@ -86,7 +88,7 @@ def _title(catalog: "Catalog", item_id: "RawId") -> str | None:
     return catalog.titles[catalog.row(item_id)] if catalog.titles is not None else None
 
 
-def _print_recommendations(history: list[str], rows: list[dict], certified: bool, k: int) -> None:
+def _print_recommendations(history: list[str], rows: list[dict], certified: bool, nan_scores: int, k: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -102,7 +104,9 @@ def _print_recommendations(history: list[str], rows: list[dict], certified: bool
     console.print(table)
     if len(rows) < k:
         console.print(f"{len(rows)} of the {k} items asked for: no other item is allowed or was found.")
-    if certified:
+    if nan_scores:
+        console.print(f"Not certified: {nan_scores} scores are NaN. Its weights are damaged: train or copy it again.")
+    elif certified:
         console.print("Certified: no other item scores higher.")
     else:
         console.print("Not certified: the search may have missed a better item; raise --num-beams.")

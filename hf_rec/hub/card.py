@@ -72,7 +72,7 @@ print(found.item_ids[0], found.scores[0], found.certified[0])
 {table}
 
 `catalog.jsonl` lists the items. Scores are {_SCORES.get(index["scoring"], "those of the model")}. `recommender.json`
-holds the hash of every file; a folder in which one differs is not loaded. Saved with {versions}.
+holds the hash of every file that loading needs; a folder in which one differs is not loaded. Saved with {versions}.
 """
         )
     )

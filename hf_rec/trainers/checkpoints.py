@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
 from hf_rec.hub.files import RECOMMENDER_FILE, check_folder, read_index
+from hf_rec.trainers.changed_settings import changed_settings
 
 
 logger = logging.get_logger(__name__)
@@ -151,7 +152,7 @@ class WholeCheckpoints(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """
         As in [`~transformers.Trainer`]; `True` stands for the newest whole checkpoint, and one that training cannot go
-        on from exactly is refused.
+        on from exactly is refused, by its files or by settings that have changed.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_whole_checkpoint(self.args.output_dir, self.args.world_size)
@@ -161,6 +162,11 @@ class WholeCheckpoints(Trainer):
                 )
         elif resume_from_checkpoint:
             check_checkpoint(resume_from_checkpoint, self.args.world_size)
+        if resume_from_checkpoint and (changed := changed_settings(resume_from_checkpoint, self.args, self)):
+            raise ValueError(
+                f"{resume_from_checkpoint} was written by a run with other settings: {', '.join(changed)}. Go on with "
+                "those, or start anew in another `output_dir`."
+            )
         if self.args.should_save:
             remove_unfinished(self.args.output_dir)
         return super().train(resume_from_checkpoint, *args, **kwargs)

@@ -24,7 +24,9 @@ class FiniteLoss(WholeCheckpoints):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in [`WholeCheckpoints`]."""
         self._first_bad_step = None
-        return super().train(*args, **kwargs)
+        result = super().train(*args, **kwargs)
+        self._check_weights()  # the last step may have made them NaN without a checkpoint after it
+        return result
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As in [`~transformers.Trainer`]; a loss that is not finite is noted, without a wait for the device."""

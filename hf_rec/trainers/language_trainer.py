@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub import save_recommender
-from hf_rec.metrics.ranking import METRICS
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.search.beam_search import trie_beam_search
 from hf_rec.search.cache_probe import check_searchable
@@ -25,7 +24,6 @@ from hf_rec.trie.item_trie import ItemTrie
 
 
 RANKED = 10  # places that evaluation during training measures
-RANKING_METRICS = tuple(f"{name}@{k}" for k in (5, 10) for name in METRICS)
 
 
 class LanguageTrainer(RecommenderTrainer):

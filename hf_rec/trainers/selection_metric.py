@@ -6,7 +6,10 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_rec.metrics.ranking import METRICS
 
+
+RANKING_METRICS = tuple(f"{name}@{k}" for k in (5, 10) for name in METRICS)  # what every trainer measures
 _SMALLER_IS_BETTER = ("loss", "loss_warm", "nll", "nll_warm")
 
 

@@ -216,6 +216,34 @@ class TestGoingOn:
         trainer.train()
         assert [path.name for path in Path(trainer.args.output_dir).glob("*checkpoint-*")] == ["checkpoint-6"]
 
+    @pytest.mark.parametrize(
+        ("settings", "named"),
+        [
+            ({"seed": 7}, "`seed` .42 there, 7 here."),
+            ({"learning_rate": 0.5}, "`learning_rate`"),
+            ({"per_device_train_batch_size": 8}, "rows of a step"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_a_run_with_other_settings_does_not_go_on(self, make_trainer, settings, named):
+        make_trainer("changed", max_steps=2).train()
+        again = make_trainer("changed", max_steps=4, **settings)
+        with pytest.raises(ValueError, match=f"other settings: {named}"):
+            again.train(resume_from_checkpoint=str(Path(again.args.output_dir, "checkpoint-2")))
+
+    def test_a_run_with_another_catalog_does_not_go_on(self, make_trainer):
+        make_trainer("catalog", max_steps=2).train()
+        again = make_trainer("catalog", max_steps=4)
+        again.catalog = Catalog.from_records([{"item_id": row, "title": f"other {row}"} for row in range(N)])
+        with pytest.raises(ValueError, match="other settings: the catalog. Go on with those, or start anew"):
+            again.train(resume_from_checkpoint=True)
+
+    def test_a_run_that_is_longer_or_logs_more_goes_on(self, make_trainer):
+        make_trainer("longer", max_steps=2).train()
+        again = make_trainer("longer", max_steps=4, logging_steps=2, save_steps=4)
+        again.train(resume_from_checkpoint=True)
+        assert again.state.global_step == 4
+
 
 class Break(TrainerCallback):
     """Makes the weights NaN once step 3 is done."""
@@ -245,6 +273,17 @@ class TestLossesThatAreNotFinite:
         trainer = make_trainer("broken", callbacks=[Break()], save_strategy="no", logging_strategy="no")
         with pytest.raises(FloatingPointError, match="There is no checkpoint yet"):
             trainer.train()
+
+    def test_a_last_step_that_breaks_the_weights_is_noticed(self, make_trainer):
+        trainer = make_trainer("broken", callbacks=[Break()], max_steps=3, save_strategy="no")
+        with pytest.raises(FloatingPointError, match="not finite after optimizer step 3"):
+            trainer.train()
+
+
+@pytest.mark.parametrize("metric", ["ndcg@20", "accuracy"])
+def test_a_metric_that_is_not_measured_is_refused_before_training(make_trainer, metric):
+    with pytest.raises(ValueError, match=f"`metric_for_best_model` is '{metric}', which evaluation does not measure"):
+        make_trainer("metric", eval_strategy="steps", metric_for_best_model=metric)
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,7 @@ from hf_rec.trainers.llm_srec.rows import (
     collate_training,
 )
 from hf_rec.trainers.llm_srec.student import default_arguments, make_student, new_prompt, trained_hash
+from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
 
 
 logger = logging.get_logger(__name__)
@@ -98,6 +99,8 @@ class LLMSRecTrainer(RecommenderTrainer):
         if catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model retrieves.")
         args = args if args is not None else default_arguments(model)
+        if compute_metrics is None:
+            check_selection_metric(args, ("loss", "nll"), RANKING_METRICS, eval_dataset)
         model = make_student(model, sequence_model, args, train_dataset, teacher_items, peft_config)
         check_teacher_catalog(model.config, catalog)
         if processing_class is None:

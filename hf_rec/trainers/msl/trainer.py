@@ -24,13 +24,13 @@ from hf_rec.metrics.ranking import list_bounds
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.trainers.causal_lm import add_adapter, with_revision
 from hf_rec.trainers.item_rows import warm_leaves
-from hf_rec.trainers.language_trainer import RANKED, RANKING_METRICS, LanguageTrainer
+from hf_rec.trainers.language_trainer import RANKED, LanguageTrainer
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.rows import PromptRows
 from hf_rec.trainers.msl.temperature import Temperature
 from hf_rec.trainers.packed_rows import PackedRows
 from hf_rec.trainers.seen_leaves import SEEN_LEAVES, WithSeenLeaves
-from hf_rec.trainers.selection_metric import check_selection_metric
+from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
 from hf_rec.trainers.starting_point import StartingPoint, model_name, padding_token
 from hf_rec.trainers.trie_logits import root_children, valid_logits, vocabulary_logits
 from hf_rec.trie.csr import TrieCSR

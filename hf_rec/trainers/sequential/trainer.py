@@ -24,6 +24,7 @@ from hf_rec.recommenders.ranks import exact_ranks
 from hf_rec.recommenders.sequence import SequenceRecommender
 from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.seeded_draws import position_keys, row_keys
+from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.lazy_adam import LazyAdam, clip_grad_norm
 from hf_rec.trainers.sequential.loss import ItemLoss
@@ -79,6 +80,8 @@ class SequentialTrainer(RecommenderTrainer):
         if args is None:
             name = Path(model.config.name_or_path).name or type(model).__name__
             args = SequentialConfig(f"{name}-sequential")
+        if compute_metrics is None:
+            check_selection_metric(args, ("loss", "nll"), RANKING_METRICS, eval_dataset)
         args.remove_unused_columns = False  # batches are cut from arrays that hold no unused column
         self.catalog = catalog
         _check_catalog(model, catalog)

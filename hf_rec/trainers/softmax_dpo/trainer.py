@@ -45,9 +45,9 @@ from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.language.positions import num_positions
 from hf_rec.trainers.causal_lm import with_revision
 from hf_rec.trainers.item_rows import check_catalog_rows, warm_leaves
-from hf_rec.trainers.language_trainer import RANKING_METRICS, LanguageTrainer
+from hf_rec.trainers.language_trainer import LanguageTrainer
 from hf_rec.trainers.seen_leaves import SEEN_LEAVES, WithSeenLeaves
-from hf_rec.trainers.selection_metric import check_selection_metric
+from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
 from hf_rec.trainers.softmax_dpo.answer_scorer import AnswerScorer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 from hf_rec.trainers.softmax_dpo.metrics import REWARD_METRICS, reward_metrics
