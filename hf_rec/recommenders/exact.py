@@ -69,6 +69,8 @@ def ranked(scores: Tensor, k: int, allowed: AllowedItems | None) -> RankedRows:
     """Lists from the scores of all items, `(U, N)`, which are written to: exact, unless some are NaN."""
     if allowed is not None:
         allowed.forbid(scores)
-    nan_scores = scores.isnan().sum(dim=1)
+    nan_scores = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+    if scores.sum().isnan():  # one sum is far faster than to count them, and is NaN where any is
+        nan_scores = scores.isnan().sum(dim=1)
     values, rows = best_scores(scores, min(k, scores.shape[1]))
     return RankedRows.from_best(values, rows, k, (nan_scores == 0).cpu().numpy(), nan_scores)
