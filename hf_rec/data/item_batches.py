@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 LabelLayout = Literal["sequences", "prefixes", "masked"]
-Layout = LabelLayout | Literal["ranking"]
+BatchLayout = LabelLayout | Literal["ranking"]
 # A batch to stand for rows none of which has a label: models cannot read no rows at all
 _NO_LABEL = {INPUT_IDS: np.array([[0]]), LABELS: np.array([[IGNORE_INDEX]])}
 

@@ -14,7 +14,7 @@ from hf_rec.models.weight_files import SHARD_INDEX_FILE, file_hashes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT_VERSION = 2
 RECOMMENDER_FILE = "recommender.json"
 CARD_FILE = "README.md"
 CONTROL_ARRAYS_FILE = "recommender.safetensors"
@@ -150,11 +150,11 @@ def read_index(folder: str | os.PathLike) -> dict[str, Any]:
     if found_format == 1:
         raise ValueError(
             f"{path} has format 1, which does not say what weights it belongs to; this version of hf_rec reads "
-            f"{FORMAT}. Train again, or save the folder anew from its parts with hf_rec.hub.save_recommender, which "
-            "leaves the weights as they are."
+            f"{FORMAT_VERSION}. Train again, or save the folder anew from its parts with "
+            "hf_rec.hub.save_recommender, which leaves the weights as they are."
         )
-    if found_format != FORMAT:
-        raise ValueError(f"{path} has format {found_format}, this version of hf_rec reads {FORMAT}.")
+    if found_format != FORMAT_VERSION:
+        raise ValueError(f"{path} has format {found_format}, this version of hf_rec reads {FORMAT_VERSION}.")
     if sha256 != _content_hash(index):
         raise ValueError(
             f"{path} is not as it was saved (its own hash differs). Copy the folder again, or save it anew."

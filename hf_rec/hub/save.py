@@ -21,7 +21,7 @@ from hf_rec.hub.files import (
     ADAPTER_FILES,
     CARD_FILE,
     CONTROL_ARRAYS_FILE,
-    FORMAT,
+    FORMAT_VERSION,
     FULL_WEIGHTS,
     PLACES,
     RECOMMENDER_FILE,
@@ -103,7 +103,7 @@ def save_recommender(
         if base is not None and base["local"]:
             base |= {"path": os.path.relpath(base["name"], folder), "place": os.path.abspath(base["name"])}
         index = {
-            "format": FORMAT,
+            "format": FORMAT_VERSION,
             "kind": kind,
             "tau": float(tau),
             "scoring": scoring,

@@ -22,7 +22,7 @@ from hf_rec.files import StandingFiles, replacing
 from hf_rec.trie.csr import TrieCSR, leaf_spans
 
 
-FORMAT = 1
+FORMAT_VERSION = 1
 MARISA_FILE = "trie.marisa"
 ARRAYS_FILE = "trie.safetensors"
 INDEX_FILE = "trie.json"
@@ -152,7 +152,7 @@ class ItemTrie:
             return
         contents = {MARISA_FILE: self._marisa.tobytes(), ARRAYS_FILE: save_safetensors(self._arrays)}
         index = {
-            "format": FORMAT,
+            "format": FORMAT_VERSION,
             "leaves": len(self),
             "items": len(self._arrays["leaf_rows"]),
             "nodes": len(self._arrays["ptr"]) - 1,
@@ -174,8 +174,10 @@ class ItemTrie:
             counts = (index["leaves"], index["items"], index["nodes"])
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise _damaged(directory / INDEX_FILE, f"no trie index in it ({error!r})") from error
-        if found != FORMAT:
-            raise ValueError(f"{directory / INDEX_FILE} has format {found}, this version of hf_rec reads {FORMAT}.")
+        if found != FORMAT_VERSION:
+            raise ValueError(
+                f"{directory / INDEX_FILE} has format {found}, this version of hf_rec reads {FORMAT_VERSION}."
+            )
         for name, expected in hashes.items():
             with open(directory / name, "rb") as file:  # before anything parses it: marisa trusts what it maps
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected:

@@ -28,7 +28,7 @@ from hf_rec.files import StandingFiles, replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT_VERSION = 1
 PROMPT_FILE = "prompt.json"
 FORMS = ("plain", "alpaca", "chat")
 PREAMBLE = (
@@ -235,7 +235,7 @@ class Prompt:
             "sha256": save_paths(directory, self._flat, self._offsets),
             "report": self._report,
         }
-        content = {"format": FORMAT, "sha256": self.sha256, "item_paths": paths, **self._state()}
+        content = {"format": FORMAT_VERSION, "sha256": self.sha256, "item_paths": paths, **self._state()}
         with replacing(directory / PROMPT_FILE) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -251,8 +251,8 @@ class Prompt:
         try:
             saved = json.loads(path.read_bytes())
             found = saved.pop("format")
-            if found != FORMAT:
-                raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT}.")
+            if found != FORMAT_VERSION:
+                raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT_VERSION}.")
             expected, paths = saved.pop("sha256"), saved.pop("item_paths")
             settings, probes, frame = saved["settings"], saved["probes"], (saved["head"], saved["tail"])
             paths_catalog, paths_sha256, report = paths["catalog"], paths["sha256"], paths["report"]

@@ -32,7 +32,7 @@ from hf_rec.files import StandingFiles, replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT_VERSION = 1
 USER_PROMPT_FILE = "user_prompt.json"
 USER_INSTRUCTION = "These are the items that a user has chosen, oldest first."
 USER_QUESTION = "The item that the user chooses next is"
@@ -192,7 +192,7 @@ class RetrievalPrompt:
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write `user_prompt.json`: settings and hash."""
-        content = {"format": FORMAT, "sha256": self.sha256, "settings": self.settings}
+        content = {"format": FORMAT_VERSION, "sha256": self.sha256, "settings": self.settings}
         Path(directory).mkdir(parents=True, exist_ok=True)
         if self.standing.copy_to(directory):
             return
@@ -210,8 +210,8 @@ class RetrievalPrompt:
             found, expected, settings = saved["format"], saved["sha256"], saved["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a saved prompt ({error!r}). Save it again.") from error
-        if found != FORMAT:
-            raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT}.")
+        if found != FORMAT_VERSION:
+            raise ValueError(f"{path} has format {found}, this version of hf_rec reads {FORMAT_VERSION}.")
         prompt = cls(tokenizer, catalog, **settings)
         if prompt.sha256 != expected:
             raise ValueError(
