@@ -170,12 +170,20 @@ class TestBase:
         quantized = {"quantization_config": {"load_in_4bit": True}}
         assert asked == [{"dtype": "bfloat16", **quantized}, {"dtype": "float32", **quantized}]
 
-    def test_a_saved_base_cannot_ask_for_code(self, adapter):
+    def test_a_saved_base_cannot_ask_for_code(self, adapter, monkeypatch):
+        asked, load = [], base_model.load_weights
+
+        def watched(*args, **options):
+            asked.append(options)
+            return load(*args, **options)
+
+        monkeypatch.setattr(base_model, "load_weights", watched)
         index = read_index(adapter)
         index["base"]["quantization_config"] = None
         index["base"]["trust_remote_code"] = True  # not among the entries that are read
         (adapter / "recommender.json").write_text(index_text(index))
         load_recommender(adapter, device="cpu")
+        assert len(asked) == 1 and "trust_remote_code" not in asked[0]
 
     @pytest.mark.parametrize("kind, targets, warns", [("gpt2", ["wte"], True), ("llama", ["embed_tokens"], False)])
     def test_an_adapter_on_tied_embeddings_is_not_to_be_merged(
