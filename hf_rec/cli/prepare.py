@@ -44,12 +44,17 @@ def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     cut.add_argument("--num-proc", type=int, help="processes that cut windows")
     files = parser.add_argument_group("files (which of them a source takes is checked)")
     files.add_argument("--path", nargs="+", help="file, folder, several review files, or a Hub data set owner/name")
-    files.add_argument("--items", help="table: a second table with one row an item; history-csv: JSON of items")
+    files.add_argument(
+        "--items", help="table, sequence-text: a table with one row an item; history-csv: JSON of items"
+    )
     files.add_argument("--user-column", help="table: default user_id")
     files.add_argument("--item-column", help="table: default item_id")
     files.add_argument("--timestamp-column", help="table: default timestamp; 'none' where rows are in order")
-    files.add_argument("--title-column", help="table: column of titles")
-    files.add_argument("--items-id-column", help="table: column of the ids in --items; default: as --item-column")
+    files.add_argument("--title-column", help="table, sequence-text: column of titles")
+    files.add_argument(
+        "--items-id-column", help="table, sequence-text: column of ids in --items; default: --item-column, item_id"
+    )
+    files.add_argument("--codes", help="history-csv: JSON of semantic ids, default index.json if there is one")
     files.add_argument("--timestamp-unit", choices=("s", "ms", "auto"), help="table: unit of numbers")
     files.add_argument("--delimiter", help="table: of csv files")
     files.add_argument("--hub-split", help="table: split of a Hub data set")

@@ -54,8 +54,13 @@ TEXTS = {
         "train.csv": "user_id,history_item_id,item_id\n" + "".join(f'u{n},"[1, {n}]",3\n' for n in range(9)),
         "test.csv": 'user_id,history_item_id,item_id\nu,"[1, 2]",3\n',
         "item.json": json.dumps({str(n): {"title": f"Title {n}"} for n in range(9)}),
+        "index.json": json.dumps({str(n): [f"<a_{n}>", "<b_3>"] for n in range(9)}),
     },
     "sequence-text": {"x.txt": "".join(f"{n} 1 2 3 {n}\n" for n in range(9))},
+    "sequence-text-items": {
+        "x.txt": "".join(f"{n} 1 2 3 {n}\n" for n in range(9)),
+        "items.json": json.dumps([{"item_id": n, "title": f"Title {n}", "codes": [n, 1]} for n in range(9)]),
+    },
 }
 HUGE = b"9" * 25
 
@@ -99,7 +104,7 @@ def read(kind, folder):
     files = list(TEXTS[kind])
     arguments = {"path": folder}
     if source in ("table", "sequence-text"):
-        arguments = {"path": folder / files[0]}
+        arguments = {"path": folder / files[0]} | ({"items": folder / files[1]} if len(files) > 1 else {})
     elif source.startswith("amazon"):
         arguments = {"path": folder / files[0], "meta": folder / files[1]}
     loaded, catalog = SOURCES[source].reader()(**arguments)

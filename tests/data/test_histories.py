@@ -4,6 +4,7 @@ import pytest
 
 from hf_rec.columns import HISTORY, TARGET, TIMESTAMP
 from hf_rec.data.sources.histories import load_history_csv
+from hf_rec.data.sources.report import SourceReport
 
 
 @pytest.fixture
@@ -28,6 +29,32 @@ def test_rows_and_attributes_are_read_and_the_last_rows_held_out(folder):
     assert set(splits["test"][TIMESTAMP]) == {-1}
     assert catalog.titles == ["Pen", "Paper & more", "Tape"]
     assert catalog.attributes == [{"description": ["Blue, fine.", "It's good."]}, {"description": "[not a list"}, {}]
+
+
+def test_semantic_ids_beside_the_items_become_numbers(folder):
+    (folder / "index.json").write_text(json.dumps({"0": ["<a_60>", "<b_159>"], "2": ["<a_0>", "<b_7>"]}))
+    report = SourceReport()
+    _, catalog = load_history_csv(folder, train="valid.csv", report=report)
+    assert [item.get("codes") for item in catalog.attributes] == [[60, 159], None, [0, 7]]
+    assert report.files["index.json"] == {"rows": 2}
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ({"7": ["<a_1>"]}, "'7' is no item"),
+        ({"0": ["<a_1>", "<b_1>"], "1": ["<a_1>", "<c_1>"]}, "gives item '1'"),
+        ({"0": ["<a_1>"], "1": ["<a_1>", "<b_1>"]}, "gives item '1'"),
+        ({"0": ["a_1"]}, "gives item '0'"),
+        ({"0": []}, "gives item '0'"),
+        ({"0": [1]}, "index.json"),
+        ([["<a_1>"]], "object of item id"),
+    ],
+)
+def test_semantic_ids_that_are_none_are_refused(folder, codes, message):
+    (folder / "index.json").write_text(json.dumps(codes))
+    with pytest.raises(ValueError, match=message):
+        load_history_csv(folder, train="valid.csv")
 
 
 @pytest.mark.parametrize(

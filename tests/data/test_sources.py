@@ -11,10 +11,12 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
+from hf_rec.data.catalog import Catalog
 from hf_rec.data.interactions import clean_interactions
 from hf_rec.data.sources.amazon import load_amazon
 from hf_rec.data.sources.files import resolve_path
 from hf_rec.data.sources.movielens import load_movielens
+from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.sources.sequences import load_sequence_csv, load_sequence_text
 from hf_rec.data.sources.tables import load_table
 from hf_rec.data.splits import distinct_labels
@@ -87,7 +89,7 @@ class TestTables:
         )
         interactions, catalog = load_table(log, items=items, title_column="name")
         assert (catalog.ids, catalog.titles) == ([1, 2, "3"], ["A & B", None, None])
-        assert catalog.attributes[0] == {"tags": ["x"]}
+        assert catalog.attributes[0] == {"source_title": "not this", "tags": ["x"]}
         assert rows_of(interactions, catalog) == [("u", 1, 5), ("u", "3", 6)]
 
     def test_milliseconds_only_when_told(self, tmp_path):
@@ -377,6 +379,59 @@ class TestSequenceText:
     def test_ids_that_are_text(self, tmp_path):
         _, catalog = load_sequence_text(write(tmp_path / "x.txt", "u 007 b\n"))
         assert catalog.ids == ["007", "b"]
+
+    @pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
+    def test_a_table_of_items_gives_titles_and_attributes_to_the_ids(self, tmp_path, form):
+        records = [
+            {"id": 11, "item_id": "B00X", "title": "Pen", "codes": [3, 1], "tags": ["Ink", "Blue"]},
+            {"id": 9, "item_id": "B00Y", "title": None, "codes": [0, 2], "tags": None},
+            {"id": 40, "item_id": "B00Z", "title": "Never bought", "codes": [5, 5], "tags": []},
+        ]
+        lines = {
+            "jsonl": [json.dumps(record) for record in records],
+            "json": [json.dumps(records, indent=1)],
+            "csv": [
+                "id,item_id,title,codes,tags",
+                "11,B00X,Pen,\"[3, 1]\",\"['Ink', 'Blue']\"",
+                '9,B00Y,,"[0, 2]",',
+                '40,B00Z,Never bought,"[5, 5]",[]',
+            ],
+        }[form]
+        path, report = write(tmp_path / "x.txt", "1 10 9 10\n2 9 11\n"), SourceReport()
+        items = write(tmp_path / f"items.{form}", "\n".join(lines) + "\n")
+        interactions, whole = load_sequence_text(path, items=items, items_id_column="id", report=report)
+        assert (whole.ids, whole.titles) == ([9, 10, 11, 40], [None, None, "Pen", "Never bought"])
+        assert report.join["without_item_row"] == 1 and report.join["first_without_item_row"] == ["10"]
+
+        log = clean_interactions(interactions, whole)
+        assert log.report["items_without_interactions"] == 1
+        log.catalog.save(tmp_path / "saved")
+        for catalog in (log.catalog, Catalog.load(tmp_path / "saved"), whole.subset([0, 1, 2])):
+            assert catalog.ids == [9, 10, 11]
+            assert catalog.attributes == [
+                {"source_item_id": "B00Y", "codes": [0, 2], "tags": None},
+                {},
+                {"source_item_id": "B00X", "codes": [3, 1], "tags": ["Ink", "Blue"]},
+            ]
+
+    def test_a_table_of_items_that_does_not_fit_is_refused(self, tmp_path):
+        path = write(tmp_path / "x.txt", "1 10 9\n")
+        items = write(tmp_path / "items.jsonl", '{"id": 9, "item_id": "a", "source_item_id": "b"}\n')
+        for arguments, message in (
+            ({"items_id_column": "id"}, "`items_id_column` is 'id', but no table `items`"),
+            ({"items": items}, "No item of the sequences has a row .* holds ids like \\['a'\\]"),
+            ({"items": items, "items_id_column": "asin"}, "no column 'asin'.*`items_id_column`"),
+            ({"items": items, "items_id_column": "id", "title_column": "name"}, "no column 'name'.*`title_column`"),
+            ({"items": items, "items_id_column": "id"}, "two columns that would be named 'source_item_id'"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                load_sequence_text(path, **arguments)
+        write(items, '{"id": 9}\n{"id": null}\n')
+        with pytest.raises(ValueError, match="Row 1 of .* has no 'id'"):
+            load_sequence_text(path, items=items, items_id_column="id")
+        write(items, '{"id": 9}\n{"id": 9}\n')
+        with pytest.raises(ValueError, match="Ids must be unique"):
+            load_sequence_text(path, items=items, items_id_column="id")
 
     def test_bad_lines(self, tmp_path):
         with pytest.raises(ValueError, match="Line 2 of .* has user '2' but no items"):

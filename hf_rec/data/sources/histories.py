@@ -2,9 +2,9 @@
 Ready-made rows of a history and the item that followed it, with a JSON file of items (as the MiniOneRec release).
 """
 
-import ast
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,13 @@ from hf_rec.columns import EVENTS, HISTORY_ITEM_ID, ITEM_ID, TIMESTAMP, UNKNOWN_
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.sources.csv_rows import read_dicts
 from hf_rec.data.sources.files import reading, resolve_path
+from hf_rec.data.sources.item_records import list_or_text
 from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.splits import ready_made
+
+
+CODES = "codes"
+CODE = re.compile(r"<([a-z]+)_([0-9]{1,9})>")  # the level, and the code in it
 
 
 def load_history_csv(
@@ -27,6 +32,7 @@ def load_history_csv(
     validation_share: float | None = None,
     test: str | None = "test.csv",
     items: str = "item.json",
+    codes: str = "index.json",
     report: SourceReport | None = None,
 ) -> tuple[DatasetDict, Catalog]:
     """
@@ -42,6 +48,9 @@ def load_history_csv(
             the validation split, in the order of the file.
         items (`str`, *optional*, defaults to `"item.json"`): JSON object of item id to an object with `title` and
             attributes. Its order is that of the catalog.
+        codes (`str`, *optional*, defaults to `"index.json"`): JSON object of item id to semantic id, one text a level
+            as in `["<a_60>", "<b_159>", "<c_203>"]`. Where the folder has it, the numbers become the attribute `codes`
+            of the items: `[60, 159, 203]`.
         report ([`SourceReport`], *optional*): Is told how many rows were read.
 
     Returns:
@@ -53,7 +62,7 @@ def load_history_csv(
         raise ValueError(f"`validation_share` must be between 0 and 1, got {validation_share}.")
     report = SourceReport() if report is None else report
     folder = resolve_path(path)
-    catalog = _read_items(folder / items)
+    catalog = _read_items(folder / items, folder / codes, report)
     rows = {"train": _read_rows(folder / train, catalog, report)}
     if validation is not None:
         rows["validation"] = _read_rows(folder / validation, catalog, report)
@@ -67,33 +76,50 @@ def load_history_csv(
     return ready_made({name: Dataset(table) for name, table in rows.items()}), catalog
 
 
-def _read_items(path: Path) -> Catalog:
+def _read_items(path: Path, codes_path: Path, report: SourceReport) -> Catalog:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. `items` must be the JSON file of items.")
     with reading(path, "good JSON file of items"):
         items = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):
             raise ValueError(f"{path} must be a JSON object of item id to an object with `title` and attributes.")
-        return Catalog.from_records({ITEM_ID: item_id, **_attributes(item)} for item_id, item in items.items())
+        records = {item_id: {ITEM_ID: item_id, **_attributes(item)} for item_id, item in items.items()}
+        if codes_path.is_file():
+            _add_codes(records, codes_path, report)
+        return Catalog.from_records(records.values())
+
+
+def _add_codes(records: dict[str, dict[str, Any]], path: Path, report: SourceReport) -> None:
+    """Give the records their semantic ids as numbers. All items have the same levels, named by letters."""
+    with reading(path, "good JSON file of semantic ids"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not all(isinstance(texts, list) for texts in found.values()):
+            raise ValueError(f"{path} must be a JSON object of item id to a list of texts.")
+        levels = None
+        for item_id, texts in found.items():
+            codes = [CODE.fullmatch(text) for text in texts]
+            names = [code[1] for code in codes if code]
+            levels = levels or names
+            if not names or len(names) < len(codes) or names != levels:
+                raise ValueError(
+                    f"{path} gives item {item_id!r} {texts!r:.80}, not a list like ['<a_60>', '<b_159>']."
+                )
+            if item_id not in records or CODES in records[item_id]:
+                what = "has codes in both" if item_id in records else "is no item"
+                raise ValueError(f"{path} does not go with the file of items: {item_id!r} {what}. Repair one of them.")
+            records[item_id][CODES] = [int(code[2]) for code in codes if code]
+    report.note_file(path, len(found))
 
 
 def _attributes(item: dict[str, Any]) -> dict[str, Any]:
     """Attributes with a value; one that is a list as text becomes the list."""
     found = {}
     for name, value in item.items():
-        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-            value = _list_or_text(value)
+        if isinstance(value, str):
+            value = list_or_text(value)
         if value not in (None, "", []):
             found[name] = value
     return found
-
-
-def _list_or_text(text: str) -> list | str:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-    return value if isinstance(value, list) else text
 
 
 def _read_rows(path: Path, catalog: Catalog, report: SourceReport) -> pa.Table:
@@ -105,7 +131,7 @@ def _read_rows(path: Path, catalog: Catalog, report: SourceReport) -> pa.Table:
     with reading(path, "good csv file"):
         for line, row in read_dicts(path, (USER_ID, HISTORY_ITEM_ID, ITEM_ID), report):
             where = f"Line {line} of {path}"
-            history = _list_or_text(row[HISTORY_ITEM_ID])
+            history = list_or_text(row[HISTORY_ITEM_ID])
             if not row[USER_ID] or not isinstance(history, list):
                 raise ValueError(
                     f"{where} has {USER_ID!r} {row[USER_ID]!r} and {HISTORY_ITEM_ID!r} {row[HISTORY_ITEM_ID]!r:.80}; "

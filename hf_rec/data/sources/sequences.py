@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
-from hf_rec.columns import EVENTS, ITEM_ID, ITEM_IDS, TIMESTAMP, TITLE, UNKNOWN_TIME, USER_ID
-from hf_rec.data.catalog import Catalog
+from hf_rec.columns import EVENTS, ITEM_ID, ITEM_IDS, TIMESTAMP, TITLE, UNKNOWN_TIME, USER_ID, column_values
+from hf_rec.data.catalog import Catalog, is_missing
 from hf_rec.data.sources.csv_rows import read_dicts
 from hf_rec.data.sources.files import open_text, reading, resolve_path
+from hf_rec.data.sources.item_records import item_records
 from hf_rec.data.sources.report import SourceReport
+from hf_rec.data.sources.tables import check_columns, read_table
 from hf_rec.data.splits import ready_made
 from hf_rec.data.timestamps import LATEST_SECOND
 
@@ -68,19 +71,47 @@ def load_sequence_csv(
     return ready_made(read), catalog
 
 
-def load_sequence_text(path: str | os.PathLike, *, report: SourceReport | None = None) -> tuple[Dataset, Catalog]:
+def load_sequence_text(
+    path: str | os.PathLike,
+    *,
+    items: str | os.PathLike | None = None,
+    items_id_column: str | None = None,
+    title_column: str | None = None,
+    report: SourceReport | None = None,
+) -> tuple[Dataset, Catalog]:
     """
     Read a file with one user a line: `user item item ...`, oldest first, ids only (as the S3-Rec release).
 
     Args:
         path (`str` or `os.PathLike`): The file, `.gz` or not.
-        report ([`SourceReport`], *optional*): Is told how many lines were read.
+        items (`str` or `os.PathLike`, *optional*): A table with one row an item, in any form that
+            [`~hf_rec.data.sources.tables.load_table`] reads: titles and attributes. Items of the sequences that it
+            lacks are kept without them, and counted.
+        items_id_column (`str`, *optional*, defaults to `"item_id"`): Column of `items` with the ids of the sequences.
+        title_column (`str`, *optional*): Column of `items` with the titles; `"title"` unless given, if there is one.
+        report ([`SourceReport`], *optional*): Is told how many lines were read, and how the two files join.
 
     Returns:
         `tuple[datasets.Dataset, Catalog]`: Interactions in the order of the file, their times unknown (-1), and a
-        catalog without titles, in order of the id.
+        catalog in order of the id, without titles where no `items` are given.
     """
-    path = resolve_path(path)
+    given = {"items_id_column": items_id_column, "title_column": title_column}
+    for argument, column in given.items():
+        if items is None and column is not None:
+            raise ValueError(f"`{argument}` is {column!r}, but no table `items` is given.")
+    report = SourceReport() if report is None else report
+    interactions = Dataset(_read_lines(resolve_path(path), report))
+    ids = pc.unique(column_values(interactions, ITEM_ID)).to_pylist()
+    records = [] if items is None else _records_of(items, ids, items_id_column or ITEM_ID, title_column, report)
+    known = {record[ITEM_ID] for record in records}
+    records += [{ITEM_ID: item} for item in ids if item not in known]
+    records.sort(key=lambda record: (isinstance(record[ITEM_ID], str), record[ITEM_ID]))
+    with reading(Path(path if items is None else items), "good table of items"):
+        return interactions, Catalog.from_records(records)
+
+
+def _read_lines(path: Path, report: SourceReport) -> pa.Table:
+    """Users, items and unknown times. Ids are numbers where every one of them spells a number."""
     lengths: dict[str, int] = {}
     texts: list[str] = []
     with reading(path, "good text file"), open_text(path) as file:
@@ -96,20 +127,41 @@ def load_sequence_text(path: str | os.PathLike, *, report: SourceReport | None =
                 )
             lengths[user] = len(events)
             texts.extend(events)
-    if report is not None:
-        report.note_file(path, len(lengths))
+    if not lengths:
+        raise ValueError(f"{path} has no rows.")
+    report.note_file(path, len(lengths))
     items: list[Any] = list(texts)
     if all(isinstance(numeric_id(item), int) for item in set(texts)):
         items = [int(item) for item in texts]
-    catalog = Catalog.from_records({ITEM_ID: item} for item in sorted(set(items)))
-    table = {
-        USER_ID: pa.array(list(lengths), pa.string()).take(
-            pa.array(np.repeat(np.arange(len(lengths)), list(lengths.values())))
-        ),
-        ITEM_ID: pa.array(items),
-        TIMESTAMP: pa.array(np.full(len(items), UNKNOWN_TIME)),
-    }
-    return Dataset(pa.table(table)), catalog
+    users = pa.array(list(lengths), pa.string())
+    users = users.take(pa.array(np.repeat(np.arange(len(lengths)), list(lengths.values()))))
+    return pa.table({USER_ID: users, ITEM_ID: pa.array(items), TIMESTAMP: np.full(len(items), UNKNOWN_TIME)})
+
+
+def _records_of(
+    path: str | os.PathLike, ids: list[Any], id_column: str, title_column: str | None, report: SourceReport
+) -> list[dict[str, Any]]:
+    """Records of the table of items. Ids are numbers or texts, as those of the sequences are."""
+    table = read_table(path, None, report=report)
+    wanted = {"items_id_column": id_column, "title_column": title_column}
+    check_columns(table, {name: column for name, column in wanted.items() if column is not None}, "The items have")
+    has_titles = TITLE in table.column_names and id_column != TITLE
+    records = item_records(table, id_column, title_column or (TITLE if has_titles else None))
+    for row, record in enumerate(records):
+        if is_missing(record[ITEM_ID]):
+            raise ValueError(f"Row {row} of {path} (the first is 0) has no {id_column!r}. Repair or drop it.")
+        text = str(record[ITEM_ID])
+        record[ITEM_ID] = numeric_id(text) if isinstance(ids[0], int) else text
+    known = {str(record[ITEM_ID]) for record in records}
+    unknown = [item for item in ids if str(item) not in known]
+    if len(unknown) == len(ids):
+        raise ValueError(
+            f"No item of the sequences has a row in {path}: its column {id_column!r} holds ids like "
+            f"{sorted(known)[:3]}, the sequences ids like {ids[:3]}. `items_id_column` names the right one of "
+            f"{table.column_names}."
+        )
+    report.note_join(known, unknown, num_items=len(ids))
+    return records
 
 
 def numeric_id(text: str) -> int | str:

@@ -1,5 +1,6 @@
 """Any table of interactions: csv, jsonl, parquet, or a data set of the Hub."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -16,7 +17,8 @@ from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, UNKNOWN_TIME, USER_ID
 from hf_rec.data.catalog import Catalog, is_missing
 from hf_rec.data.interactions import MISSING_TEXT
 from hf_rec.data.sources.csv_rows import RowCounts, check_count, count_rows
-from hf_rec.data.sources.files import reading, resolve_path
+from hf_rec.data.sources.files import open_text, reading, resolve_path
+from hf_rec.data.sources.item_records import item_records, whole
 from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.timestamps import parse_timestamps
 
@@ -54,8 +56,9 @@ def load_table(
         path (`str` or `os.PathLike`): A `.csv`, `.tsv`, `.jsonl` or `.parquet` file (text also with `.gz`), or the id
             of a Hub data set, `owner/name`.
         items (`str` or `os.PathLike`, *optional*): A second table (same forms), one row an item, with
-            `items_id_column` and perhaps `title_column`; its other columns become attributes. Items that only the
-            interactions know are added without a title, and counted.
+            `items_id_column` and perhaps `title_column`; its other columns become attributes, as
+            [`~hf_rec.data.sources.item_records.item_records`] says. Items that only the interactions know are added
+            without a title, and counted.
         user_column, item_column (`str`, *optional*, default to `"user_id"` and `"item_id"`): Names of the columns. Ids
             of a csv file are text, so that `007` stays itself.
         timestamp_column (`str`, *optional*, defaults to `"timestamp"`): `None` means that times are unknown and each
@@ -118,12 +121,10 @@ def interactions_of(
         timestamp_unit, items_id_column, title_column: As in [`load_table`].
         report ([`SourceReport`]): Is told how the two tables join.
     """
-    _check_columns(log, {_ARGUMENTS[name]: column for column, name in names.items()}, "The log has")
+    check_columns(log, {_ARGUMENTS[name]: column for column, name in names.items()}, "The log has")
     if items is not None:
         wanted = {"items_id_column": items_id_column, "title_column": title_column}
-        _check_columns(
-            items, {name: column for name, column in wanted.items() if column is not None}, "The items have"
-        )
+        check_columns(items, {name: column for name, column in wanted.items() if column is not None}, "The items have")
     table = log.select(list(names)).rename_columns(list(names.values()))
     if TIMESTAMP not in table.column_names:
         times = pa.array(np.full(len(table), UNKNOWN_TIME))
@@ -134,7 +135,7 @@ def interactions_of(
     interactions = Dataset(pa.table({USER_ID: table[USER_ID], ITEM_ID: table[ITEM_ID], TIMESTAMP: times}))
     if items is None:
         return interactions, complete_catalog(_first_titles(table), table[ITEM_ID])
-    records = _item_records(items, items_id_column, title_column)
+    records = item_records(items, items_id_column, title_column)
     return interactions, complete_catalog(records, table[ITEM_ID], report)
 
 
@@ -146,7 +147,7 @@ def complete_catalog(
     told of these.
     """
     known = {str(record[ITEM_ID]) for record in records}
-    items = [_whole(item) for item in item_ids.unique().to_pylist() if not _is_missing_id(item)]
+    items = [whole(item) for item in item_ids.unique().to_pylist() if not _is_missing_id(item)]
     unknown = [item for item in items if str(item) not in known]
     if report is not None:
         report.note_join(known, unknown, num_items=len(items))
@@ -222,6 +223,14 @@ def _read_csv(path: Path, delimiter: str) -> tuple[pa.Table, RowCounts]:
 
 
 def _read_json(path: Path) -> pa.Table:
+    """A file of one JSON object a line, or of one array of objects."""
+    with open_text(path) as text:
+        if text.read(1) == "[":
+            records = json.loads(f"[{text.read()}")
+            if not all(isinstance(record, dict) for record in records):
+                raise ValueError("its array must hold objects alone")
+            names = list(dict.fromkeys(name for record in records for name in record))
+            return pa.table({name: [record.get(name) for record in records] for name in names})
     with pa.input_stream(path, compression="detect") as stream:
         return pyarrow.json.read_json(stream, read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES))
 
@@ -236,8 +245,8 @@ def _select(table: pa.Table, columns: list[str] | None, path: str | os.PathLike)
     return table if columns is None else table.select(columns)
 
 
-def _check_columns(table: pa.Table, wanted: dict[str, str], who: str) -> None:
-    """`wanted`: argument -> the column that it names."""
+def check_columns(table: pa.Table, wanted: dict[str, str], who: str) -> None:
+    """Refuse a table without the columns that are wanted; `wanted`: argument -> the column that it names."""
     for argument, column in wanted.items():
         if column not in table.column_names:
             raise ValueError(
@@ -252,20 +261,8 @@ def _first_titles(table: pa.Table) -> list[dict[str, Any]]:
     for item, title in zip(table[ITEM_ID].to_pylist(), table[TITLE].to_pylist(), strict=True):
         if not _is_missing_id(item) and is_missing(titles.get(item)):
             titles[item] = title
-    return [{ITEM_ID: _whole(item), TITLE: title} for item, title in titles.items()]
-
-
-def _item_records(table: pa.Table, id_column: str, title_column: str | None) -> list[dict[str, Any]]:
-    names = {id_column: ITEM_ID} | ({} if title_column is None else {title_column: TITLE})
-    table = table.drop_columns([name for name in (ITEM_ID, TITLE) if name in table.column_names and name not in names])
-    table = table.rename_columns([names.get(name, name) for name in table.column_names])
-    return [record | {ITEM_ID: _whole(record[ITEM_ID])} for record in table.to_pylist()]
+    return [{ITEM_ID: whole(item), TITLE: title} for item, title in titles.items()]
 
 
 def _is_missing_id(item: Any) -> bool:
     return is_missing(item) or item in MISSING_TEXT
-
-
-def _whole(item: Any) -> Any:
-    """A whole number that pandas made a float, as the number it was."""
-    return int(item) if isinstance(item, float) and item.is_integer() else item
