@@ -116,11 +116,20 @@ def bpe_tokenizer():
 @pytest.fixture(scope="session")
 def tiny_lm(bpe_tokenizer):
     """
-    `tiny_lm(kind="gpt2", vocab_size=None, seed=0)`: a fresh causal LM of two layers and hidden size 32, in eval mode.
+    `tiny_lm(kind="gpt2", vocab_size=None, seed=0)`: a fresh language model of two layers and hidden size 32, in eval
+    mode.
 
-    `kind` is `"gpt2"` (tied head) or `"llama"` (untied head); `vocab_size` defaults to that of `bpe_tokenizer`.
+    `kind` is `"gpt2"` (tied head), `"llama"` (untied head) or `"t5"` (encoder-decoder, tied and scaled head);
+    `vocab_size` defaults to that of `bpe_tokenizer`.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
 
     def build(kind="gpt2", vocab_size=None, seed=0):
         tokens = {
@@ -135,6 +144,16 @@ def tiny_lm(bpe_tokenizer):
                 # Ten times the usual scale of the weights, so that untrained models have preferences to test.
                 config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.2, **tokens)
                 return GPT2LMHeadModel(config).eval()
+            if kind == "t5":
+                layers = {"num_layers": 2, "num_heads": 2}
+                config = T5Config(
+                    d_model=32, d_kv=16, d_ff=64, decoder_start_token_id=tokens["pad_token_id"], **layers, **tokens
+                )
+                model = T5ForConditionalGeneration(config)
+                for block in model.decoder.block:  # prompts and distances matter, as in a trained model
+                    block.layer[1].EncDecAttention.o.weight.data.mul_(4)
+                model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data.mul_(8)
+                return model.eval()
             config = LlamaConfig(
                 hidden_size=32,
                 intermediate_size=64,

@@ -1,5 +1,5 @@
 """
-Causal LMs under the contract: the search over the item trie, its certificate, and its scores as item lists.
+Language models under the contract: the search over the item trie, its certificate, and its scores as item lists.
 
 Shapes: U users · k places of a list · N items of the catalog · L leaves of the trie.
 """
@@ -17,7 +17,7 @@ from hf_rec.recommenders.contract import RankedRows, Recommender, Times, default
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
 from hf_rec.search.leaf_filter import LeafFilter
 from hf_rec.search.logits_process import TrieLogitsProcessor, check_scoring
-from hf_rec.search.prefix_cache import base_model
+from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encoder_decoder
 from hf_rec.trie.csr import TrieCSR
 
 
@@ -36,7 +36,7 @@ _BEAMS_AT_ONCE = 4096  # of all users in one search; bounds its memory when `k` 
 
 class LanguageModelRecommender(Recommender):
     """
-    A causal LM that writes the next item, searched over the item trie.
+    A causal LM or an encoder-decoder model that writes the next item, searched over the item trie.
 
     The score of an item is `log P_valid`: the log-probability of its token path where each token competes with the
     other children of its trie node, at temperature `tau` (https://huggingface.co/papers/2504.04178). Items with the
@@ -49,7 +49,8 @@ class LanguageModelRecommender(Recommender):
     weights in float64.
 
     Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): Causal LM. It need not be in eval mode.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): Causal LM, or an encoder-decoder model such
+            as T5, which reads the prompt in its encoder. It need not be in eval mode.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
         catalog ([`Catalog`]): Items.
         prompt ([`Prompt`]): How a history becomes tokens.
@@ -83,6 +84,9 @@ class LanguageModelRecommender(Recommender):
                 f"`catalog` has {len(catalog)} items, `prompt` {len(prompt)} and `trie` {len(trie.leaf_rows)}. Make "
                 "the prompt and the trie from this catalog: ItemTrie.build(prompt.encode_items()).csr()."
             )
+        self._has_encoder = is_encoder_decoder(model)
+        if self._has_encoder:
+            decoder_start_token(base_model(model).config)  # is there
         self.model = model
         self.tokenizer = tokenizer
         self.prompt = prompt
@@ -94,7 +98,18 @@ class LanguageModelRecommender(Recommender):
         self._row_leaf = trie.row_leaf(len(catalog)).cpu().numpy()
 
     def logits_processor(self, prompt_length: int) -> TrieLogitsProcessor:
-        """The processor that makes `generate()` score items as this recommender does."""
+        """
+        The processor that makes `generate()` score items as this recommender does.
+
+        Args:
+            prompt_length (`int`): As of [`TrieLogitsProcessor`]; 1 for an encoder-decoder model, whose decoder reads
+                one token before the item, however long the prompt in the encoder is.
+        """
+        if self._has_encoder and prompt_length != 1:
+            raise ValueError(
+                f"`prompt_length` must be 1 for an encoder-decoder model, got {prompt_length}: its decoder reads one "
+                "token before the item, and the prompt stands in the encoder."
+            )
         return TrieLogitsProcessor(
             self.trie, prompt_length, self.tau, self.scoring, eos_token_id=self.tokenizer.eos_token_id
         )
@@ -166,22 +181,34 @@ class LanguageModelRecommender(Recommender):
         return min(num_beams, len(self.trie))
 
     def prompt_tokens(self, histories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded `input_ids` and `attention_mask` on the device of the model, where the trie goes too."""
+        """
+        `input_ids` and `attention_mask` on the device of the model, where the trie goes too: padded on the left, or on
+        the right for an encoder, as in training.
+        """
         prompts = [self.prompt.encode_history(history) for history in histories]
         width = max(map(len, prompts))
+        self._check_room(width)
+        pad = self.tokenizer.pad_token_id or 0  # masked, so any token does
+        rows = []
+        for prompt in prompts:
+            ids, mask = [pad] * (width - len(prompt)), [0] * (width - len(prompt))
+            ones = [1] * len(prompt)
+            rows.append((prompt + ids, ones + mask) if self._has_encoder else (ids + prompt, mask + ones))
+        input_ids, attention_mask = (torch.tensor(part) for part in zip(*rows, strict=True))
+        device = self.model.device
+        self.trie = self.trie.to(device)
+        return input_ids.to(device), attention_mask.to(device)
+
+    def _check_room(self, width: int) -> None:
+        """Refuse prompts that the model has no positions for."""
         most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        if most is not None and width + self.trie.max_depth > most:
+        needed = max(width, 1 + self.trie.max_depth) if self._has_encoder else width + self.trie.max_depth
+        if most is not None and needed > most:
             raise ValueError(
                 f"A prompt of {width} tokens and an item of up to {self.trie.max_depth} do not fit into the {most} "
                 f"positions of the model. Make the prompt with a `max_length` of at most {most} (it is "
                 f"{self.prompt.max_length})."
             )
-        pad = self.tokenizer.pad_token_id or 0  # masked, so any token does
-        input_ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-        attention_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        device = self.model.device
-        self.trie = self.trie.to(device)
-        return input_ids.to(device), attention_mask.to(device)
 
     def _allowed_leaves(self, allowed: AllowedItems) -> LeafFilter:
         """A leaf is allowed where one of its items is."""

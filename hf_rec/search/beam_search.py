@@ -48,8 +48,9 @@ def trie_beam_search(
     Under ZeRO-3 and FSDP all processes take equally many steps, so each must call this equally often.
 
     Args:
-        model (`torch.nn.Module`): A causal LM in eval mode, or a `PeftModel` over one.
-        input_ids (`torch.LongTensor` of shape `(U, T)`): Prompts, left padded.
+        model (`torch.nn.Module`): A causal LM or an encoder-decoder model in eval mode, or a `PeftModel` over one.
+        input_ids (`torch.LongTensor` of shape `(U, T)`): Prompts, left padded; those of an encoder-decoder model go to
+            its encoder, padded on the side of its training.
         attention_mask (`torch.LongTensor` of shape `(U, T)`): 1 for prompt tokens, 0 for padding.
         trie ([`TrieCSR`]): Item trie on the device of the prompts.
         num_beams (`int`): Prefixes kept for each user, at least 1.
@@ -72,8 +73,8 @@ def trie_beam_search(
     device = input_ids.device
     in_step = _runs_in_step(model)
     any_process = partial(_any_process, device=device) if in_step else bool
-    input_ids, attention_mask, beams = _start(trie, input_ids, attention_mask, scoring)
-    prefixes = open_prefixes(model, input_ids, attention_mask, trie, any_process)
+    start, beams = _start(trie, len(input_ids), scoring)
+    prefixes = open_prefixes(model, input_ids, attention_mask, trie, any_process, start)
     follow_chains = scoring == "valid" and prefixes.feeds_chains
     found = FoundLeaves.empty(len(input_ids), num_beams, device)
     extension: Extension | None = None
@@ -94,7 +95,7 @@ def trie_beam_search(
             any_process(True)
         beams, extension = following
     while in_step and any_process(False):  # others still search: run the model with them
-        model(input_ids=input_ids[:1, :1], use_cache=False)
+        prefixes.run_idle()
     return found.result(prefixes.num_forwards)
 
 
@@ -147,20 +148,19 @@ def _look_up(found: SearchResult, leaves: Tensor) -> Tensor:
     return torch.where(present, found.scores.gather(1, order).gather(1, places), missing)
 
 
-def _start(trie: TrieCSR, input_ids: Tensor, attention_mask: Tensor, scoring: str) -> tuple[Tensor, Tensor, LiveBeams]:
-    """The prompts, under `"valid"` with what every item starts with (it needs no step of its own), and their beams."""
-    num_users, device = len(input_ids), input_ids.device
+def _start(trie: TrieCSR, num_users: int, scoring: str) -> tuple[Tensor, LiveBeams]:
+    """Under `"valid"` what every item starts with, which needs no step of its own, and the beams behind it."""
+    device = trie.device
     node, num_children = trie.root, int(trie.ptr[1])
+    start = torch.zeros(0, dtype=torch.long, device=device)
     if scoring == "valid":
         node, num_children = trie.start
         nodes = torch.tensor([trie.root], device=device)
-        start = chain_tokens(trie, nodes, torch.full_like(nodes, node), trie.start_depth).expand(num_users, -1)
-        input_ids = torch.cat([input_ids, start], dim=1)
-        attention_mask = torch.cat([attention_mask, torch.ones_like(start, dtype=attention_mask.dtype)], dim=1)
+        start = chain_tokens(trie, nodes, torch.full_like(nodes, node), trie.start_depth)[0]
     users = torch.arange(num_users, device=device)
     nodes, scores = torch.full_like(users, node), torch.zeros(num_users, device=device)
     beams = LiveBeams.at(trie, users, nodes, scores, num_users, num_users * num_children, num_children)
-    return input_ids, attention_mask, beams
+    return start, beams
 
 
 def _child_scores(

@@ -19,8 +19,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.language.relative_positions import RelativePositions
 from hf_rec.search.live_beams import Extension
-from hf_rec.search.prefix_cache import NO_TOKEN, Prefixes, RowPrefixes, TreePrefixes, base_model
+from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encoder_decoder
+from hf_rec.search.prefix_cache import NO_TOKEN, Prefixes, RowPrefixes, TreePrefixes
 from hf_rec.trie.csr import TrieCSR
 
 
@@ -47,25 +49,28 @@ def open_prefixes(
     attention_mask: Tensor,
     trie: TrieCSR,
     any_process: Callable[[bool], bool] = bool,
+    start: Tensor | None = None,
 ) -> Prefixes:
     """
     Start the fastest cache that `model` can use: [`TreePrefixes`] or [`RowPrefixes`].
 
     Args:
-        model (`torch.nn.Module`): A causal LM, or a `PeftModel` over one.
+        model (`torch.nn.Module`): A language model, or a `PeftModel` over one.
         input_ids, attention_mask (`torch.LongTensor` of shape `(U, T)`): Prompts, left padded.
         trie ([`TrieCSR`]): The paths that will be fed.
         any_process (`Callable`, *optional*): Tells whether a flag is set in any of the processes that must run the
             model together. By default there is one process.
+        start (`torch.LongTensor` of shape `(N,)`, *optional*): Tokens that all paths begin with. Default: none.
 
     Raises:
         `ValueError`: The model cannot be searched; the message says why.
     """
     ability = check_searchable(model, trie, any_process)
-    if ability.tree is None and _windows_hold(base_model(model), input_ids.shape[1] + trie.max_depth):
-        return TreePrefixes(model, input_ids, attention_mask)
+    start = input_ids.new_zeros(0) if start is None else start
+    if ability.tree is None and _windows_hold(base_model(model), input_ids.shape[1] + len(start) + trie.max_depth):
+        return TreePrefixes(model, input_ids, attention_mask, start)
     if ability.rows is None:
-        return RowPrefixes(model, input_ids, attention_mask)
+        return RowPrefixes(model, input_ids, attention_mask, start)
     raise _refusal(model, ability.rows)
 
 
@@ -113,7 +118,10 @@ def _tree_refusal(base: Any) -> str | None:
     config = base.config.get_text_config(decoder=True)
     if config._attn_implementation not in ("sdpa", "eager"):
         return f"`attn_implementation` is {config._attn_implementation!r}"
-    if "position_ids" not in inspect.signature(base.forward).parameters:
+    if is_encoder_decoder(base):
+        if RelativePositions.install(base) is None:
+            return "its decoder does not go by the distances of tokens"
+    elif "position_ids" not in inspect.signature(base.forward).parameters:
         return "it takes no `position_ids`"
     if getattr(config, "alibi", False):
         return "its distances are those of slots, not of positions"
@@ -156,7 +164,7 @@ class _Probe:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
-            return f"its cache cannot be used ({type(error).__name__}: {error})"
+            return f"its cache cannot be used ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         self.is_finite = bool(expected.isfinite().all())
         base = base_model(self.model)
         exact = (
@@ -175,11 +183,30 @@ class _Probe:
 
     def _whole(self, chains: bool) -> Tensor:
         """Logits that the search must find, `(8, C)`, from whole sequences, padded on the right with real tokens."""
-        paths = ["abcdefbh", "abcdefefc" if chains else "abcdefec", "cdgd"]
-        ends = [(0, 6), (2, 2), (1, len(paths[1]) - 1), (0, 7), (2, 3), (0, 8), (1, len(paths[1])), (2, 4)]
-        input_ids = torch.tensor([self._tokens(path.ljust(9, "a")) for path in paths], device=self.words.device)
-        logits = self.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False).logits
-        return torch.stack([logits[row, end - 1] for row, end in ends])[:, self.columns].float()
+        prompts, paths = ["abcdef", "abcdef", "cd"], ["bh", "efc" if chains else "ec", "gd"]
+        # Path, and how much of it is read before each logit
+        wanted = [(0, 0), (2, 0), (1, len(paths[1]) - 1), (0, 1), (2, 1), (0, 2), (1, len(paths[1])), (2, 2)]
+        if is_encoder_decoder(self.model):
+            first = decoder_start_token(base_model(self.model).config)
+            outputs = [self._alone(prompt, first, path) for prompt, path in zip(prompts, paths, strict=True)]
+            logits, starts = torch.cat(outputs), [1, 1, 1]
+        else:
+            rows = [prompt + path for prompt, path in zip(prompts, paths, strict=True)]
+            input_ids = torch.tensor([self._tokens(row.ljust(9, "a")) for row in rows], device=self.words.device)
+            mask = torch.ones_like(input_ids)
+            logits = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+            starts = [len(prompt) for prompt in prompts]
+        found = [logits[row, starts[row] + read - 1] for row, read in wanted]
+        return torch.stack(found)[:, self.columns].float()
+
+    def _alone(self, prompt: str, first: int, path: str) -> Tensor:
+        """Logits of an encoder-decoder model that reads one prompt, `(1, 4, V)`."""
+        decoder_ids = [first, *self._tokens(path.ljust(3, "a"))]
+        return self.model(
+            input_ids=torch.tensor([self._tokens(prompt)], device=self.words.device),
+            decoder_input_ids=torch.tensor([decoder_ids], device=self.words.device),
+            use_cache=False,
+        ).logits
 
     def _searched(self, kind: type[TreePrefixes] | type[RowPrefixes]) -> Tensor:
         """The same logits from a cache."""
@@ -187,8 +214,12 @@ class _Probe:
         def tensor(rows: list[list[int]] | list[int]) -> Tensor:
             return torch.tensor(rows, device=self.words.device)
 
-        prompts = tensor([self._tokens("abcdef"), self._tokens("aaaacd")])
-        prefixes = kind(self.model, prompts, tensor([[1] * 6, [0] * 4 + [1] * 2]))
+        # An encoder may count positions from its first token
+        short, mask = (
+            ("cdaaaa", [1] * 2 + [0] * 4) if is_encoder_decoder(self.model) else ("aaaacd", [0] * 4 + [1] * 2)
+        )
+        prompts = tensor([self._tokens("abcdef"), self._tokens(short)])
+        prefixes = kind(self.model, prompts, tensor([[1] * 6, mask]), prompts.new_zeros(0))
         chain = self._tokens("ef") if kind.feeds_chains else self._tokens("e")
         first = [chain, self._tokens("b"), self._tokens("g")]
         first = [tokens + [NO_TOKEN] * (len(chain) - len(tokens)) for tokens in first]

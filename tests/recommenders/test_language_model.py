@@ -29,8 +29,12 @@ def exact(recommender, history):
     paths, scores = prompt.encode_items(), []
     start = prompt.encode_history(catalog.rows(history))
     for path in paths:
-        logits = recommender.model(torch.tensor([start + path])).logits[0, len(start) - 1 :].float() / recommender.tau
-        score = 0.0
+        if recommender.model.config.is_encoder_decoder:
+            decoder_ids = torch.tensor([[recommender.model.config.decoder_start_token_id, *path]])
+            logits = recommender.model(input_ids=torch.tensor([start]), decoder_input_ids=decoder_ids).logits[0]
+        else:
+            logits = recommender.model(torch.tensor([start + path])).logits[0, len(start) - 1 :]
+        logits, score = logits.float() / recommender.tau, 0.0
         for place, token in enumerate(path):
             rivals = sorted({other[place] for other in paths if other[:place] == path[:place]})
             score += (logits[place, token] - logits[place, rivals].logsumexp(dim=0)).item()
@@ -39,7 +43,7 @@ def exact(recommender, history):
 
 
 class TestLanguageModelRecommender:
-    @pytest.mark.parametrize("kind", ["gpt2", "llama"])
+    @pytest.mark.parametrize("kind", ["gpt2", "llama", "t5"])
     def test_all_items_ranked_are_the_exact_ranking(self, make, kind):
         recommender = make(kind=kind, tau=1.4)
         found = recommender.recommend(HISTORIES, k=12)
@@ -63,9 +67,9 @@ class TestLanguageModelRecommender:
         assert all(values[0] == values[1] == values[2] for values in for_all)
         assert [len(values) for values in recommender.score(HISTORIES[:2], [[], [100]])] == [0, 1]
 
-    @pytest.mark.parametrize("scoring", ["valid", "full_vocab"])
-    def test_a_batch_is_its_users_one_by_one(self, make, scoring):
-        recommender = make(scoring=scoring)
+    @pytest.mark.parametrize(("kind", "scoring"), [("gpt2", "valid"), ("gpt2", "full_vocab"), ("t5", "valid")])
+    def test_a_batch_is_its_users_one_by_one(self, make, kind, scoring):
+        recommender = make(kind=kind, scoring=scoring)
         together = recommender.recommend(HISTORIES, k=3)
         for batch_size in (1, 3):
             apart = recommender.recommend(HISTORIES, k=3, batch_size=batch_size)
@@ -173,6 +177,25 @@ class TestLanguageModelRecommender:
         out = recommender.model.generate(
             torch.tensor([prompt]),
             logits_processor=[recommender.logits_processor(len(prompt))],
+            num_beams=11,
+            num_return_sequences=11,
+            length_penalty=0.0,
+            max_new_tokens=recommender.trie.max_depth + 1,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        scores = recommender.recommend([[100, 103]], k=12).scores[0]
+        np.testing.assert_allclose(out.sequences_scores, np.unique(scores)[::-1], rtol=1e-5, atol=1e-4)
+
+    def test_generate_with_its_processor_gives_the_scores_of_an_encoder_decoder_model(self, make):
+        recommender = make(kind="t5", tau=0.7)
+        prompt = torch.tensor([recommender.prompt.encode_history([0, 3])])
+        with pytest.raises(ValueError, match=f"`prompt_length` must be 1 .* got {prompt.shape[1]}"):
+            recommender.logits_processor(prompt.shape[1])
+        out = recommender.model.generate(
+            prompt,
+            logits_processor=[recommender.logits_processor(1)],
             num_beams=11,
             num_return_sequences=11,
             length_penalty=0.0,

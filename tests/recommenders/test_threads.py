@@ -34,8 +34,8 @@ def quick_switches():
 
 @pytest.fixture
 def make(tiny_catalog, bpe_tokenizer, tiny_lm, tmp_path):
-    def language_model(adapted=False):
-        model = tiny_lm("llama")
+    def language_model(adapted=False, kind="llama"):
+        model = tiny_lm(kind)
         if adapted:
             from peft import LoraConfig, get_peft_model
 
@@ -64,6 +64,7 @@ def make(tiny_catalog, bpe_tokenizer, tiny_lm, tmp_path):
     kinds = {
         "language model": language_model,
         "adapter": lambda: language_model(adapted=True),
+        "encoder-decoder": lambda: language_model(kind="t5"),
         "sequence": sequence,
         "retrieval": retrieval,
         "control": control,
@@ -71,7 +72,7 @@ def make(tiny_catalog, bpe_tokenizer, tiny_lm, tmp_path):
     return lambda kind: kinds[kind]()
 
 
-@pytest.mark.parametrize("kind", ["language model", "adapter", "sequence", "retrieval", "control"])
+@pytest.mark.parametrize("kind", ["language model", "adapter", "encoder-decoder", "sequence", "retrieval", "control"])
 def test_lists_from_many_threads_are_those_from_one(make, kind):
     recommender = make(kind)
     model = getattr(recommender, "model", None)

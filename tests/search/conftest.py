@@ -49,14 +49,22 @@ class Problem:
         scores = torch.zeros(len(self.prompts), len(self.paths))
         for user, prompt in enumerate(self.prompts):
             for leaf, path in enumerate(self.paths):
-                logits = model(torch.tensor([prompt + path])).logits[0].float() / tau
+                logits = self._logits(model, prompt, path) / tau
                 for place, token in enumerate(path):
-                    row = logits[len(prompt) - 1 + place]
+                    row = logits[place]
                     rivals = slice(None)
                     if scoring == "valid":
                         rivals = sorted({p[place] for p in self.paths if p[:place] == path[:place]})
                     scores[user, leaf] += row[token] - row[rivals].logsumexp(dim=0)
         return scores
+
+    @staticmethod
+    def _logits(model, prompt, path) -> torch.Tensor:
+        """Row `i` is what token `i` of the path is chosen from."""
+        if not model.config.is_encoder_decoder:
+            return model(torch.tensor([prompt + path])).logits[0, len(prompt) - 1 :].float()
+        decoder_ids = torch.tensor([[model.config.decoder_start_token_id, *path]])
+        return model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder_ids).logits[0].float()
 
 
 def left_pad(prompts, width=None):

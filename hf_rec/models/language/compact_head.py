@@ -57,6 +57,11 @@ def _output_linears(head: nn.Module) -> list[nn.Linear] | None:
     return None
 
 
+def _has_bias_outside(model: nn.Module) -> bool:
+    """Whether a model adds a bias to its logits after the head, where whole rows are expected."""
+    return any(name.endswith("final_logits_bias") for name, _ in model.named_buffers())
+
+
 def _joined(parts: list[nn.Module]) -> list[nn.Linear] | None:
     """The linear layers of all parts; None where one of them is closed to us."""
     linears: list[nn.Linear] = []
@@ -100,10 +105,11 @@ class CompactHead:
 
         Returns:
             [`CompactHead`] or `None`: `None`, with one log line, where the output layer cannot be wrapped (a quantized
-            head, DoRA on the head, trainable tokens on a tied head). Use plain logits then.
+            head, DoRA on the head, trainable tokens on a tied head, a bias of the logits outside of it as in BART).
+            Use plain logits then.
         """
         layer = model.get_output_embeddings()
-        linears = None if layer is None else _output_linears(layer)
+        linears = None if layer is None or _has_bias_outside(model) else _output_linears(layer)
         if linears is None:
             logger.warning_once(
                 f"The output layer of {type(model).__name__} is a {type(layer).__name__}, which cannot be computed on "
