@@ -30,6 +30,7 @@ SUPERVISE_FROM = "supervise_from"
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 LABELS = "labels"
+DECODER_INPUT_IDS = "decoder_input_ids"  # of an encoder-decoder model: its start token, then the answer
 POSITION_IDS = "position_ids"
 SEGMENTS = "segments"  # of packed rows: which of them each token is of
 LABEL_PLACES = "label_places"  # of a batch of item ids: where its labels stand in the flattened `labels`

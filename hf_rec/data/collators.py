@@ -100,60 +100,6 @@ class PromptCollator:
         return batch | targets.to_batch()
 
 
-class RankingCollator:
-    """
-    Evaluation rows to tensors: prompt and answer for the likelihood, and the prompt alone, padded on the left, for the
-    search after it.
-
-    The answer is the last labelled item of a row; `target_leaf` is its leaf in the trie.
-
-    Args:
-        pad_token_id (`int`): Token that fills `input_ids` and `prompt_ids`.
-        trie ([`TrieCSR`]): As of [`PromptCollator`].
-    """
-
-    def __init__(self, pad_token_id: int, trie: "TrieCSR"):
-        self.collator = PromptCollator(pad_token_id, trie, drop_forced=True)
-        self._walk = TrieWalk(trie)
-
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
-        """
-        Make a batch.
-
-        Args:
-            rows (`list[dict]`): Each with `input_ids` and `labels` of one length.
-
-        Returns:
-            `dict[str, torch.LongTensor]`: What [`PromptCollator`] makes of the rows with the answer as their only
-            label, `prompt_ids` and `prompt_mask` of one shape, and `target_leaf` of shape `(B,)`.
-        """
-        trie = self._walk.trie
-        _, _, labels = padded(rows, 0)
-        nodes = self._walk.nodes(labels)
-        starts = np.where(nodes == trie.root, np.arange(labels.shape[1]), -1).max(axis=1)  # of the last item's path
-        if (starts < 0).any():
-            row = int(np.argmax(starts < 0))
-            raise ValueError(
-                f"Row {row} of the batch has no label: its answer is unknown. Leave it out of evaluation."
-            )
-        answers = [
-            {INPUT_IDS: row[INPUT_IDS], LABELS: [IGNORE_INDEX] * start + list(row[LABELS][start:])}
-            for row, start in zip(rows, starts.tolist(), strict=True)
-        ]
-        last = np.where(labels != IGNORE_INDEX, np.arange(labels.shape[1]), -1).max(axis=1)
-        each = np.arange(len(rows))
-        leaf = trie.leaf(trie.step(torch.from_numpy(nodes[each, last]), torch.from_numpy(labels[each, last])))
-        width = max(int(starts.max()), 1)
-        prompt_ids = np.full((len(rows), width), self.collator.pad_token_id, dtype=np.int64)
-        mask = np.arange(width) >= width - starts[:, None]  # every prompt ends at the same column
-        prompt_ids[mask] = [token for row, start in zip(rows, starts, strict=True) for token in row[INPUT_IDS][:start]]
-        return self.collator(answers) | {
-            "prompt_ids": torch.from_numpy(prompt_ids),
-            "prompt_mask": torch.from_numpy(mask.astype(np.int64)),
-            "target_leaf": leaf,
-        }
-
-
 def padded(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Rows as arrays, padded on the right.
@@ -177,6 +123,26 @@ def padded(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> tuple[np.
     input_ids[real] = np.concatenate([np.asarray(row[INPUT_IDS], dtype=np.int64) for row in rows])
     labels[real] = np.concatenate([np.asarray(row[LABELS], dtype=np.int64) for row in rows])
     return lengths, input_ids, labels
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """`input_ids` and `attention_mask` of prompts, which all end at the same column."""
+    return _padded_prompts(prompts, pad_token_id, on_the_left=True)
+
+
+def right_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """`input_ids` and `attention_mask` of prompts, which all begin at the first column."""
+    return _padded_prompts(prompts, pad_token_id, on_the_left=False)
+
+
+def _padded_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int, on_the_left: bool) -> tuple[Tensor, Tensor]:
+    lengths = np.array([len(prompt) for prompt in prompts])[:, None]
+    width = max(int(lengths.max()), 1)
+    columns = np.arange(width)
+    mask = columns >= width - lengths if on_the_left else columns < lengths
+    input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
+    input_ids[mask] = np.concatenate([np.asarray(prompt, dtype=np.int64) for prompt in prompts])
+    return torch.from_numpy(input_ids), torch.from_numpy(mask.astype(np.int64))
 
 
 def place(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:

@@ -112,5 +112,12 @@ def labelled(labels: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows, columns + 1, base[rows] + columns
 
 
+def moved_positions(batch: dict[str, Tensor], width: int, new_width: int) -> dict[str, Tensor]:
+    """A batch whose targets stand in rows of `new_width` positions in place of `width`, in the same columns."""
+    name = _PREFIX + "positions"
+    rows, columns = batch[name] // width, batch[name] % width
+    return batch | {name: rows * new_width + columns}
+
+
 def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))

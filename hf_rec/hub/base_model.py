@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from hf_rec.hub.files import ADAPTER_CONFIG_FILE, ADAPTER_FILES, RECOMMENDER_FILE
-from hf_rec.models.loading import check_stored_kwargs, load_weights
+from hf_rec.models.loading import check_stored_kwargs, load_language_model
 from hf_rec.models.weight_files import WEIGHT_FILES, is_hub_id, local_folder, weights_sha256
 
 
 logger = logging.get_logger(__name__)
 
-_TIED = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out")
+_TIED = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out", "shared")
 
 
 def base_of(model: torch.nn.Module) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def load_adapter(
     if revision is not None:
         stored["revision"] = revision
     try:
-        model = load_weights(AutoModelForCausalLM, name, **(stored | options))
+        model = load_language_model(name, **(stored | options))
     except OSError as error:
         raise OSError(_needs_base(folder, name, str(error))) from error
     if (folder / "tokenizer_config.json").is_file():

@@ -9,13 +9,13 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub.base_model import load_adapter
 from hf_rec.hub.files import CONTROL_ARRAYS_FILE, RECOMMENDER_FILE, check_folder, read_index, tokenizer_sha256
-from hf_rec.models.loading import load_weights
+from hf_rec.models.loading import load_language_model, load_weights
 from hf_rec.models.weight_files import local_folder
 from hf_rec.recommenders.contract import Recommender
 from hf_rec.recommenders.controls import CONTROL_KINDS
@@ -112,7 +112,7 @@ def _load_causal_lm(folder: Path, index: dict[str, Any], dtype: str | torch.dtyp
     if index["weights"] == "adapter":
         return load_adapter(folder, index["base"], **options)
     _check_weights(folder, index)
-    return load_weights(AutoModelForCausalLM, folder, **options)
+    return load_language_model(folder, **options)
 
 
 def _check_weights(folder: Path, index: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from hf_rec.models.weight_files import check_weight_files
 
@@ -59,9 +59,7 @@ def load_weights(auto_class: _AutoClass, name: str | os.PathLike, **options: Any
     """
     if Path(name).is_dir():
         check_weight_files(name)
-    origin = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
-    config = AutoConfig.from_pretrained(name, **origin, trust_remote_code=False)
-    _check_kernels(config, name)
+    _check_kernels(_config(name, options), name)
     loaded = auto_class.from_pretrained(
         name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
@@ -76,6 +74,17 @@ def load_weights(auto_class: _AutoClass, name: str | os.PathLike, **options: Any
             "folder again, or save the model again."
         )
     return cast(PreTrainedModel, model)
+
+
+def load_language_model(name: str | os.PathLike, **options: Any) -> PreTrainedModel:
+    """[`load_weights`] of a causal LM, or of an encoder-decoder model where the configuration says that it is one."""
+    has_encoder = getattr(_config(name, options), "is_encoder_decoder", False)
+    return load_weights(AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM, name, **options)
+
+
+def _config(name: str | os.PathLike, options: Mapping[str, Any]) -> PreTrainedConfig:
+    origin = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
+    return AutoConfig.from_pretrained(name, **origin, trust_remote_code=False)
 
 
 def _check_kernels(config: PreTrainedConfig, name: str | os.PathLike) -> None:

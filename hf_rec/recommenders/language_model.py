@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hf_rec.data.catalog import Catalog
+from hf_rec.data.collators import left_padded, right_padded
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.recommenders.allowed_items import AllowedItems
 from hf_rec.recommenders.contract import RankedRows, Recommender, Times, default_num_beams
@@ -186,15 +187,9 @@ class LanguageModelRecommender(Recommender):
         the right for an encoder, as in training.
         """
         prompts = [self.prompt.encode_history(history) for history in histories]
-        width = max(map(len, prompts))
-        self._check_room(width)
-        pad = self.tokenizer.pad_token_id or 0  # masked, so any token does
-        rows = []
-        for prompt in prompts:
-            ids, mask = [pad] * (width - len(prompt)), [0] * (width - len(prompt))
-            ones = [1] * len(prompt)
-            rows.append((prompt + ids, ones + mask) if self._has_encoder else (ids + prompt, mask + ones))
-        input_ids, attention_mask = (torch.tensor(part) for part in zip(*rows, strict=True))
+        self._check_room(max(map(len, prompts)))
+        padded = right_padded if self._has_encoder else left_padded
+        input_ids, attention_mask = padded(prompts, self.tokenizer.pad_token_id or 0)  # masked, so any token does
         device = self.model.device
         self.trie = self.trie.to(device)
         return input_ids.to(device), attention_mask.to(device)

@@ -1,16 +1,16 @@
-"""Causal LMs as training needs them: weights that can be trained, whole or as an adapter on its base."""
+"""Language models as training needs them: weights that can be trained, whole or as an adapter on its base."""
 
 import copy
 from typing import Any
 
 from peft import PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_rec.hub.base_model import load_adapter
 from hf_rec.hub.files import RECOMMENDER_FILE, read_index
-from hf_rec.models.loading import load_weights
+from hf_rec.models.loading import load_language_model
 from hf_rec.models.weight_files import local_folder
 
 
@@ -38,7 +38,7 @@ def load_for_training(
         folder = local_folder(name, options.pop("revision", None))
         base = read_index(folder)["base"] if (folder / RECOMMENDER_FILE).is_file() else None
         return load_adapter(folder, base, trainable=True, **options)
-    return load_weights(AutoModelForCausalLM, name, **options)
+    return load_language_model(name, **options)
 
 
 def with_revision(peft_config: PeftConfig, revision: str | None) -> PeftConfig:

@@ -39,8 +39,8 @@ class LanguageConfig(RecommenderConfig):
         dataset_num_proc (`int` or `None`, *optional*, defaults to `None`):
             Processes that tokenise the data set.
         model_init_kwargs (`dict` or `None`, *optional*, defaults to `None`):
-            Keyword arguments of `AutoModelForCausalLM.from_pretrained` where the model is given by name: `dtype`
-            (`"float32"` without it), `revision` (of the tokenizer too), `attn_implementation`, ...
+            Keyword arguments of `from_pretrained` of the model where it is given by name: `dtype` (`"float32"`
+            without it), `revision` (of the tokenizer too), `attn_implementation`, ...
     """
 
     scoring: Literal["valid", "full_vocab"] = field(

@@ -143,11 +143,11 @@ class TestBase:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "someone/model"}))
         asked = []
 
-        def load(auto_class, name, **options):
+        def load(name, **options):
             asked.append((name, options))
             return AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False)
 
-        monkeypatch.setattr("hf_rec.hub.base_model.load_weights", load)
+        monkeypatch.setattr("hf_rec.hub.base_model.load_language_model", load)
         load_recommender(adapter, device="cpu")
         assert asked == [("someone/model", {"dtype": "float32", "revision": "abc123"})]
 
@@ -160,24 +160,24 @@ class TestBase:
         (adapter / "recommender.json").write_text(index_text(index))
         asked = []
 
-        def load(auto_class, name, **options):
+        def load(name, **options):
             asked.append(options)
             return AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False)
 
-        monkeypatch.setattr("hf_rec.hub.base_model.load_weights", load)
+        monkeypatch.setattr("hf_rec.hub.base_model.load_language_model", load)
         load_recommender(adapter, device="cpu")
         load_recommender(adapter, device="cpu", dtype="float32")
         quantized = {"quantization_config": {"load_in_4bit": True}}
         assert asked == [{"dtype": "bfloat16", **quantized}, {"dtype": "float32", **quantized}]
 
     def test_a_saved_base_cannot_ask_for_code(self, adapter, monkeypatch):
-        asked, load = [], base_model.load_weights
+        asked, load = [], base_model.load_language_model
 
         def watched(*args, **options):
             asked.append(options)
             return load(*args, **options)
 
-        monkeypatch.setattr(base_model, "load_weights", watched)
+        monkeypatch.setattr(base_model, "load_language_model", watched)
         index = read_index(adapter)
         index["base"]["quantization_config"] = None
         index["base"]["trust_remote_code"] = True  # not among the entries that are read

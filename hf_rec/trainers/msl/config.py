@@ -26,11 +26,12 @@ class MSLConfig(LanguageConfig):
             Limits of the adaptive temperature.
         supervise (`str`, *optional*, defaults to `"last"`):
             `"last"`: the target is the only label of a row, as in the paper. `"all"`: so is every item of the history
-            from `supervise_from` on that the prompt keeps.
+            from `supervise_from` on that the prompt keeps; not for encoder-decoder models, whose encoder sees the
+            history as a whole.
         packing (`bool`, *optional*, defaults to `False`):
             Lay the rows of a training batch end to end, kept apart by attention: same loss, and next to no padding.
             Needs a model whose attention takes a mask of one's own (`"sdpa"`, `"eager"`) or sequence lengths
-            (FlashAttention), which is tried out at the first step; others are refused.
+            (FlashAttention), which is tried out at the first step; others are refused, encoder-decoder models too.
         scoring, tau, prompt_form, max_length, max_history, seen, eval_num_beams, train_sampling_strategy,
         dataset_num_proc, model_init_kwargs:
             As in [`LanguageConfig`].

@@ -13,15 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_rec.columns import HISTORY, INPUT_IDS, LABELS, SEGMENTS
+from hf_rec.columns import ATTENTION_MASK, DECODER_INPUT_IDS, HISTORY, INPUT_IDS, LABELS, SEGMENTS
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.collators import PromptCollator, RankingCollator
+from hf_rec.data.collators import PromptCollator
+from hf_rec.data.encoder_decoder_collator import EncoderDecoderCollator
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.ranking_collator import RankingCollator
 from hf_rec.data.trie_targets import TrieTargets
 from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.losses.trie_softmax import sft_parts, token_cross_entropy
 from hf_rec.metrics.ranking import list_bounds
 from hf_rec.models.language.compact_head import CompactHead
+from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encoder_decoder
 from hf_rec.trainers.causal_lm import add_adapter, with_revision
 from hf_rec.trainers.item_rows import warm_leaves
 from hf_rec.trainers.language_trainer import RANKED, LanguageTrainer
@@ -61,10 +64,11 @@ class MSLTrainer(LanguageTrainer):
     Trainer of language models that recommend by writing an item's title (MSL, https://huggingface.co/papers/2504.04178).
 
     Args:
-        model (`str`, `os.PathLike`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): A causal LM. A folder
-            or Hub id may hold an adapter, which is trained further, and is loaded in float32 unless
-            `args.model_init_kwargs` says otherwise. A folder that a trainer of hf_rec wrote brings tokenizer, catalog,
-            prompt, trie and temperature along.
+        model (`str`, `os.PathLike`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): A causal LM, or an
+            encoder-decoder model such as T5: it reads the history in its encoder and writes the item in its decoder,
+            so that `supervise` must be `"last"`. A folder or Hub id may hold an adapter, which is trained further, and
+            is loaded in float32 unless `args.model_init_kwargs` says otherwise. A folder that a trainer of hf_rec
+            wrote brings tokenizer, catalog, prompt, trie and temperature along.
         args ([`MSLConfig`], *optional*): Arguments; the output folder is `<model name>-MSL` without them.
         train_dataset (`datasets.Dataset` or `IterableDataset`): Rows `{history, target}` (catalog rows; also
             `supervise_from` for `supervise="all"`), tokenised here, or rows `{input_ids, labels}`, taken as they are.
@@ -135,6 +139,7 @@ class MSLTrainer(LanguageTrainer):
         if start.catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model may name.")
         model = start.model
+        start_token_id = _check_encoder_decoder(model, args) if is_encoder_decoder(model) else None
         if peft_config is not None:
             model = add_adapter(model, with_revision(peft_config, args.loading_options.get("revision")), args)
         self.take_items(start, args)
@@ -146,16 +151,20 @@ class MSLTrainer(LanguageTrainer):
             self.prompt, self.catalog, args.dataset_num_proc, keeps_history=args.seen == "mask"
         )
         train_rows = self._prompt_rows.for_training(train_dataset, args.supervise)
+        drop_forced = args.loss_type == "msl"
+        collator: Any = PromptCollator(
+            pad_token_id,
+            csr,
+            drop_forced,
+            layout="padded" if self._packed_rows is None else self._packed_rows.layout,
+        )
+        if start_token_id is not None:
+            collator = EncoderDecoderCollator(pad_token_id, csr, drop_forced, start_token_id)
         self._warm = warm_leaves(train_dataset, self.csr, len(self.catalog))
         super().__init__(
             model=model,
             args=args,
-            data_collator=PromptCollator(
-                pad_token_id,
-                csr,
-                drop_forced=args.loss_type == "msl",
-                layout="padded" if self._packed_rows is None else self._packed_rows.layout,
-            ),
+            data_collator=collator,
             train_dataset=train_rows,
             eval_dataset=self._prompt_rows.for_evaluation(eval_dataset),
             processing_class=start.tokenizer,
@@ -164,7 +173,7 @@ class MSLTrainer(LanguageTrainer):
             optimizers=optimizers,
         )
         self.check_search()
-        self._ranking_collator: Any = RankingCollator(pad_token_id, csr)
+        self._ranking_collator: Any = RankingCollator(pad_token_id, csr, start_token_id)
         if args.seen == "mask":
             self._ranking_collator = WithSeenLeaves(self._ranking_collator, csr, len(self.catalog))
         self.head = CompactHead.install(self.accelerator.unwrap_model(self.model))
@@ -241,6 +250,8 @@ class MSLTrainer(LanguageTrainer):
 
     def _model_inputs(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the model is called with. Padding is on the right, where causal attention never sees it."""
+        if DECODER_INPUT_IDS in batch:
+            return {name: batch[name] for name in (INPUT_IDS, ATTENTION_MASK, DECODER_INPUT_IDS)}
         if self._packed_rows is None or SEGMENTS not in batch:
             return {INPUT_IDS: batch[INPUT_IDS]}
         self._packed_rows.probe(model, self.head, batch, self.accelerator)
@@ -335,3 +346,19 @@ class MSLTrainer(LanguageTrainer):
     def _load_temperature(self, folder: str) -> None:
         if self.args.adaptive_tau:
             self.temperature.tau = json.loads(Path(folder, "recommender.json").read_text(encoding="utf-8"))["tau"]
+
+
+def _check_encoder_decoder(model: nn.Module, args: MSLConfig) -> int:
+    """Start token of the decoder, unless `args` ask for what such a model cannot do."""
+    if args.supervise != "last":
+        raise ValueError(
+            f"`supervise` must be 'last' for an encoder-decoder model, got {args.supervise!r}: the history stands in "
+            "the encoder, which sees it as a whole, so that its items cannot be labels. Prepare one row for each "
+            "event that is to be one, or use a decoder."
+        )
+    if args.packing:
+        raise ValueError(
+            f"`packing` must be False for {type(base_model(model)).__name__}: its encoder and its decoder have rows "
+            "of their own. Set `train_sampling_strategy` to 'group_by_length' to save padding."
+        )
+    return decoder_start_token(base_model(model).config)

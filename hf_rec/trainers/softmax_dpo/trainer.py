@@ -43,6 +43,7 @@ from hf_rec.losses.preference import softmax_dpo_loss
 from hf_rec.metrics.ranking import list_bounds, metric_values
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.language.positions import num_positions
+from hf_rec.search.model_inputs import base_model, is_encoder_decoder
 from hf_rec.trainers.causal_lm import with_revision
 from hf_rec.trainers.item_rows import check_catalog_rows, warm_leaves
 from hf_rec.trainers.language_trainer import LanguageTrainer
@@ -163,6 +164,11 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             trie=trie,
             quantization_config=quantization_config,
         )
+        if is_encoder_decoder(start.model):
+            raise ValueError(
+                f"`model` is a {type(base_model(start.model)).__name__}, which has an encoder; Softmax-DPO trains "
+                "decoders alone. Use MSLTrainer, or a causal LM."
+            )
         if start.trie is None and args.scoring == "valid":
             raise ValueError(
                 "`scoring='valid'` needs `catalog` (or `trie`), or a `model` folder that a trainer of hf_rec wrote. "

@@ -65,12 +65,25 @@ def make_trainer(tmp_path, tiny_lm, bpe_tokenizer, tiny_catalog):
     return build
 
 
+def logits_of_row(model, encoded):
+    """Row `i` of the logits is what token `i + 1` is chosen from; an encoder reads what has no label."""
+    input_ids = encoded["input_ids"]
+    if not model.config.is_encoder_decoder:
+        return model(input_ids=torch.tensor([input_ids])).logits[0]
+    start = encoded["labels"].count(-100)
+    decoder_ids = [model.config.decoder_start_token_id, *input_ids[start:]]
+    logits = model(input_ids=torch.tensor([input_ids[:start]]), decoder_input_ids=torch.tensor([decoder_ids])).logits[
+        0
+    ]
+    return torch.cat([logits.new_zeros(start - 1, logits.shape[1]), logits])
+
+
 def brute_force_loss(model, prompt, trie, examples, supervise, tau, loss_type="msl"):
     """Sum of the loss over all labels, and their number, one row and one token at a time."""
     csr, total, count = trie.csr(), 0.0, 0
     for example in examples:
         encoded = prompt.encode_example(example[HISTORY], example[TARGET], example[SUPERVISE_FROM], supervise)
-        logits = model(input_ids=torch.tensor([encoded["input_ids"]])).logits[0]
+        logits = logits_of_row(model, encoded)
         node = torch.tensor([csr.root])
         for position, label in enumerate(encoded["labels"]):
             if label == -100:
