@@ -1,15 +1,20 @@
 """
-Make a small causal LM with random weights, and a tokenizer from a catalog's titles, saved as any model folder is.
+Make a small language model with random weights, and a tokenizer from a catalog's titles, saved as any model folder is.
 
 python recipes/new_lm.py --config recipes/configs/new_lm/books.yaml
+
+`--architecture t5` makes an encoder-decoder model, such as that of TIGER, in place of a decoder.
 """
 
 import sys
 from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import PreTrainedModel
 
 from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
-from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
+from hf_rec.models.language.from_scratch import new_causal_lm, new_seq2seq_lm, new_tokenizer
 
 
 @dataclass
@@ -19,20 +24,39 @@ class NewLMArguments:
     data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`; its catalog's titles are used."})
     output_dir: str = field(metadata={"help": "Folder for the model and the tokenizer."})
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of the byte-level BPE."})
+    architecture: Literal["gpt2", "t5"] = field(
+        default="gpt2", metadata={"help": "A decoder, or an encoder-decoder model."}
+    )
     hidden_size: int = field(default=128, metadata={"help": "Width."})
-    num_layers: int = field(default=4, metadata={"help": "Blocks."})
+    num_layers: int = field(default=4, metadata={"help": "Blocks; of T5, in the encoder and in the decoder."})
     num_heads: int = field(default=4, metadata={"help": "Attention heads."})
     dropout: float = field(default=0.2, metadata={"help": "Dropout."})
-    max_length: int = field(default=512, metadata={"help": "Positions."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Positions of GPT-2, 512 if not given; T5 goes by distances."}
+    )
+    head_size: int | None = field(default=None, metadata={"help": "Width of a head of T5, 64 if not given."})
+    feed_forward_size: int | None = field(
+        default=None, metadata={"help": "Feed-forward width of T5, 1,024 if not given."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the weights."})
+
+    def __post_init__(self) -> None:
+        unused = ("head_size", "feed_forward_size") if self.architecture == "gpt2" else ("max_length",)
+        for name in unused:
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` does nothing with `architecture` {self.architecture!r}. Leave it out.")
 
 
 def main(args: NewLMArguments) -> None:
     catalog = Catalog.load(args.data_dir)
     tokenizer = new_tokenizer((catalog.text(row) for row in range(len(catalog))), args.vocab_size)
-    model = new_causal_lm(
-        tokenizer, args.hidden_size, args.num_layers, args.num_heads, args.dropout, args.max_length, args.seed
-    )
+    size = (args.hidden_size, args.num_layers, args.num_heads)
+    model: PreTrainedModel
+    if args.architecture == "gpt2":
+        model = new_causal_lm(tokenizer, *size, args.dropout, args.max_length or 512, args.seed)
+    else:
+        widths = (args.head_size or 64, args.feed_forward_size or 1024)
+        model = new_seq2seq_lm(tokenizer, *size, *widths, args.dropout, args.seed)
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     print(f"{args.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens")

@@ -5,7 +5,13 @@ A small causal LM and its tokenizer, made from a catalog's titles: for experimen
 from collections.abc import Iterable
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 
 def new_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -74,3 +80,44 @@ def new_causal_lm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2LMHeadModel(config)
+
+
+def new_seq2seq_lm(
+    tokenizer: PreTrainedTokenizerFast,
+    hidden_size: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 6,
+    head_size: int = 64,
+    feed_forward_size: int = 1024,
+    dropout: float = 0.1,
+    seed: int = 0,
+) -> T5ForConditionalGeneration:
+    """
+    Build a T5 with random weights; the default size is that of TIGER (https://huggingface.co/papers/2305.05065).
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): Gives the vocabulary and the special ids. The decoder begins with its
+            padding token.
+        hidden_size (`int`): Width.
+        num_layers (`int`): Blocks of the encoder, and as many of the decoder.
+        num_heads (`int`), head_size (`int`): Attention heads, and the width of each.
+        feed_forward_size (`int`): Width between the two layers of a feed-forward block.
+        dropout (`float`, *optional*, defaults to `0.1`): Of embeddings, attention, feed-forward and residuals.
+        seed (`int`, *optional*, defaults to `0`): Of the weights; the global random state is left as it was.
+    """
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        d_kv=head_size,
+        d_ff=feed_forward_size,
+        dropout_rate=dropout,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return T5ForConditionalGeneration(config)
