@@ -1,19 +1,23 @@
 """
-Make a small language model with random weights, and a tokenizer from a catalog's titles, saved as any model folder is.
+Make a small language model with random weights, and a tokenizer from a catalog's texts, saved as any model folder is.
 
 python recipes/new_lm.py --config recipes/configs/new_lm/books.yaml
 
-`--architecture t5` makes an encoder-decoder model, such as that of TIGER, in place of a decoder.
+`--architecture t5` makes an encoder-decoder model, such as that of TIGER, in place of a decoder. For a model of codes
+or item ids give `--item_path` as to the trainer: its tokenizer then learns no words. The tokens of codes and items are
+added where training begins.
 """
 
 import sys
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from transformers import PreTrainedModel
 
 from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
+from hf_rec.data.prompts.path_forms import PathForms, item_texts
 from hf_rec.models.language.from_scratch import new_causal_lm, new_seq2seq_lm, new_tokenizer
 
 
@@ -21,9 +25,13 @@ from hf_rec.models.language.from_scratch import new_causal_lm, new_seq2seq_lm, n
 class NewLMArguments:
     """What the model is made of and where it goes."""
 
-    data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`; its catalog's titles are used."})
+    data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`; its catalog's texts are used."})
     output_dir: str = field(metadata={"help": "Folder for the model and the tokenizer."})
-    vocab_size: int = field(default=4000, metadata={"help": "Most tokens of the byte-level BPE."})
+    item_path: str = field(default="title", metadata={"help": "As in training: decides which texts are used."})
+    history_path: str | None = field(default=None, metadata={"help": "As in training."})
+    vocab_size: int = field(
+        default=4000, metadata={"help": "Most tokens of the byte-level BPE; without texts there are 258."}
+    )
     architecture: Literal["gpt2", "t5"] = field(
         default="gpt2", metadata={"help": "A decoder, or an encoder-decoder model."}
     )
@@ -49,7 +57,9 @@ class NewLMArguments:
 
 def main(args: NewLMArguments) -> None:
     catalog = Catalog.load(args.data_dir)
-    tokenizer = new_tokenizer((catalog.text(row) for row in range(len(catalog))), args.vocab_size)
+    forms = PathForms.parse(args.item_path, args.history_path)
+    texts = chain.from_iterable(item_texts(catalog, form) for form in forms.worded)
+    tokenizer = new_tokenizer(texts, args.vocab_size)
     size = (args.hidden_size, args.num_layers, args.num_heads)
     model: PreTrainedModel
     if args.architecture == "gpt2":

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from hf_rec.hub.files import ADAPTER_CONFIG_FILE, ADAPTER_FILES, RECOMMENDER_FILE
+from hf_rec.models.language.path_tokens import resize_vocabulary, save_path_tokens_alone
 from hf_rec.models.loading import check_stored_kwargs, load_language_model
 from hf_rec.models.weight_files import WEIGHT_FILES, is_hub_id, local_folder, weights_sha256
 
@@ -86,16 +87,16 @@ def load_adapter(
     except OSError as error:
         raise OSError(_needs_base(folder, name, str(error))) from error
     if (folder / "tokenizer_config.json").is_file():
-        num_tokens = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-        if num_tokens > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(num_tokens)
+        resize_vocabulary(model, len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False)))
     config.base_model_name_or_path = os.fspath(name)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
-            return PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config)
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config)
         except UserWarning as error:
             raise ValueError(f"{folder / ADAPTER_FILES[1]} lacks tensors: {error} Copy the folder again.") from error
+    save_path_tokens_alone(adapted)
+    return adapted
 
 
 def _read_config(folder: Path) -> PeftConfig:

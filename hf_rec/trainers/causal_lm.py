@@ -10,6 +10,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_rec.hub.base_model import load_adapter
 from hf_rec.hub.files import RECOMMENDER_FILE, read_index
+from hf_rec.models.language.path_tokens import save_path_tokens_alone
 from hf_rec.models.loading import load_language_model
 from hf_rec.models.weight_files import local_folder
 
@@ -66,7 +67,9 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, args: TrainingA
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(args.gradient_checkpointing))
     elif args.gradient_checkpointing:
         model.enable_input_require_grads()
-    return get_peft_model(model, peft_config)
+    adapted = get_peft_model(model, peft_config)
+    save_path_tokens_alone(adapted)
+    return adapted
 
 
 def refuse_router_loss(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hf_rec.data.prompts.path_forms import PathForms
 from hf_rec.evaluation.protocol import Seen
 from hf_rec.trainers.base_config import RecommenderConfig
 
@@ -20,12 +21,21 @@ class LanguageConfig(RecommenderConfig):
             Temperature of the softmax over tokens, greater than 0. `None` for that of the folder the model comes from,
             and 1.0 without one.
         prompt_form (`str`, *optional*, defaults to `"plain"`):
-            `"plain"`, `"alpaca"` or `"chat"`. This and the next two make a prompt where neither the trainer nor the
+            `"plain"`, `"alpaca"` or `"chat"`. This and the next four make a prompt where neither the trainer nor the
             folder of the model has one.
         max_length (`int` or `None`, *optional*, defaults to `512`):
             Tokens of prompt and answer; the oldest items of a history are dropped to fit.
         max_history (`int` or `None`, *optional*, defaults to `None`):
             Most items of a history; `None` for as many as fit.
+        item_path (`str`, *optional*, defaults to `"title"`):
+            What the model writes: `"title"`, the name of a text column of the catalog, `"codes:<column>"`, `"id"` or
+            `"digits"`; see [`Prompt`]. The tokenizer and the model get the tokens of codes and items.
+        history_path (`str` or `None`, *optional*, defaults to `None`):
+            What stands for an item in the history: one of these forms, or several joined by `+`. `None` for
+            `item_path`.
+        path_token_init (`str`, *optional*, defaults to `"mean"`):
+            Where the tokens of codes and items start: `"mean"`, around the mean of the vocabulary, or `"words"`, the
+            mean of the words of the titles of the items under each.
         seen (`str`, *optional*, defaults to `"keep"`):
             Whether the ranking during evaluation may list items of a row's own history: `"keep"`, or `"mask"` to leave
             them out.
@@ -52,6 +62,16 @@ class LanguageConfig(RecommenderConfig):
     )
     max_length: int | None = field(default=512, metadata={"help": "Tokens of prompt and answer."})
     max_history: int | None = field(default=None, metadata={"help": "Most items of a history."})
+    item_path: str = field(
+        default="title",
+        metadata={"help": "What the model writes: title, a text column, codes:<column>, id or digits."},
+    )
+    history_path: str | None = field(
+        default=None, metadata={"help": "Forms of an item in the history, joined by +; as item_path if not given."}
+    )
+    path_token_init: Literal["mean", "words"] = field(
+        default="mean", metadata={"help": "Where the tokens of codes and items start."}
+    )
     seen: Seen = field(
         default="keep", metadata={"help": "May the ranking in evaluation list items of a row's own history?"}
     )
@@ -77,6 +97,7 @@ class LanguageConfig(RecommenderConfig):
         super().__post_init__()
         if self.tau is not None and not self.tau > 0:
             raise ValueError(f"`tau` must be greater than 0, got {self.tau}. Use 1.0 for a plain softmax.")
+        PathForms.parse(self.item_path, self.history_path)
         if self.eval_num_beams is not None and (self.eval_num_beams < 0 or 0 < self.eval_num_beams < 10):
             raise ValueError(
                 f"`eval_num_beams` must be 0 for no ranking, or at least 10 for the 10 places that are measured, got "

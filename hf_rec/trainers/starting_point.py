@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftConfig
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.prompts.path_forms import TITLE
+from hf_rec.data.prompts.path_tokens import add_path_tokens, path_token_ids, words_under_tokens
 from hf_rec.hub.load import checked_index, load_language_parts, recommender_folder
+from hf_rec.models.language.path_tokens import grow_vocabulary, num_rows, train_path_tokens
 from hf_rec.models.language.positions import check_positions
-from hf_rec.trainers.causal_lm import load_for_training, refuse_router_loss
+from hf_rec.trainers.causal_lm import load_for_training, refuse_router_loss, with_revision
 from hf_rec.trainers.language_config import LanguageConfig
 from hf_rec.trie.item_trie import ItemTrie
 
@@ -25,7 +29,9 @@ from hf_rec.trie.item_trie import ItemTrie
 logger = logging.get_logger(__name__)
 
 _CHANGES = ("shortened", "unnamed", "merged")  # counts of `Prompt.report` that a user should see
-_PROMPT_SETTINGS = {"prompt_form": "form", "max_length": "max_length", "max_history": "max_history"}
+_PROMPT_SETTINGS = {"prompt_form": "form"} | {
+    name: name for name in ("max_length", "max_history", "item_path", "history_path")
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class StartingPoint:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Of the model.
         catalog ([`Catalog`]), prompt ([`Prompt`]), trie ([`ItemTrie`]): The items; each `None` where there are none.
         tau (`float`): Temperature of the first step.
+        path_tokens (`list[int]`): Tokens of codes and items that a new adapter trains: those of a plain model.
     """
 
     model: nn.Module
@@ -85,6 +92,7 @@ class StartingPoint:
     prompt: Prompt | None
     trie: ItemTrie | None
     tau: float
+    path_tokens: list[int]
 
     @classmethod
     def of(
@@ -106,7 +114,7 @@ class StartingPoint:
                 a model or of an adapter), or a model in memory.
             args ([`LanguageConfig`]): `model_init_kwargs`, `tau`, and the settings of a new prompt.
             processing_class, catalog, prompt, trie (*optional*): As given to the trainer. A catalog that is not that
-                of the model's folder is refused.
+                of the model's folder is refused. A tokenizer and a model in memory get the tokens of item paths.
             quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
         """
         folder, revision = None, args.loading_options.get("revision")
@@ -116,6 +124,9 @@ class StartingPoint:
             tokenizer = processing_class or folder.tokenizer
         else:
             tokenizer = processing_class or _load_tokenizer(model, revision)
+        new_tokens: list[int] = []
+        if folder is None and catalog is not None and prompt is None:
+            new_tokens = add_path_tokens(tokenizer, catalog, args.item_path, args.history_path)
         catalog, prompt, trie = _resolve_items(folder, tokenizer, args, catalog, prompt, trie)
         if isinstance(model, nn.Module):
             loaded = model
@@ -124,10 +135,24 @@ class StartingPoint:
             name = os.fspath(model) if folder is None else str(folder.folder)
             loaded = load_for_training(name, args.loading_options, quantization_config)
         refuse_router_loss(loaded)
+        if new_tokens and catalog is not None:
+            from_words = args.path_token_init == "words"
+            paths = (tokenizer, catalog, args.item_path, args.history_path)
+            words = words_under_tokens(*paths) if from_words else None
+            grow_vocabulary(loaded, len(tokenizer), new_tokens, words, args.seed)
         if prompt is not None:
             check_positions(loaded.config, prompt.max_length)
+            _check_vocabulary(prompt, loaded)
         tau = args.tau if args.tau is not None else 1.0 if folder is None else folder.tau
-        return cls(loaded, tokenizer, catalog, prompt, trie, tau)
+        path_tokens = []
+        if folder is None and catalog is not None and prompt is not None:
+            path_tokens = path_token_ids(tokenizer, catalog, prompt.item_path, prompt.history_path)
+        return cls(loaded, tokenizer, catalog, prompt, trie, tau, path_tokens)
+
+    def adapter_config(self, peft_config: PeftConfig, revision: str | None) -> PeftConfig:
+        """The configuration of a new adapter on the model, at a revision, with the tokens of item paths."""
+        config = with_revision(peft_config, revision)
+        return train_path_tokens(config, self.model, self.path_tokens) if self.path_tokens else config
 
 
 def model_name(model: str | os.PathLike | PreTrainedModel) -> str:
@@ -164,6 +189,12 @@ def _resolve_items(
                 f"`catalog` is not the one that {folder.folder} was trained with, so its rows may mean other items. "
                 "Prepare the data from the same source, or train a model on this catalog first."
             )
+        if catalog is not None and not folder.prompt.is_made_from(catalog):
+            raise ValueError(
+                f"`catalog` has other values of {', '.join(map(repr, folder.prompt.forms.columns))} than the one that "
+                f"{folder.folder} was trained with, so the paths of its items are others. Prepare the data from the "
+                "same source, or train a model on this catalog first."
+            )
         catalog, prompt = folder.catalog, prompt or folder.prompt
         trie = trie or (folder.trie if prompt.sha256 == folder.prompt.sha256 else None)
     if catalog is None:
@@ -171,10 +202,22 @@ def _resolve_items(
     if prompt is not None:
         _warn_of_unused_settings(prompt, args)
     prompt = prompt or Prompt(
-        tokenizer, catalog, form=args.prompt_form, max_length=args.max_length or 512, max_history=args.max_history
+        tokenizer,
+        catalog,
+        form=args.prompt_form,
+        max_length=args.max_length or 512,
+        max_history=args.max_history,
+        item_path=args.item_path,
+        history_path=args.history_path,
     )
-    if changed := {name: count for name, count in prompt.report().items() if name in _CHANGES and count}:
+    report = prompt.report()
+    if changed := {name: count for name, count in report.items() if name in _CHANGES and count}:
         logger.warning(f"Titles that the prompt had to change: {changed} (see `Prompt.report`).")
+    if (sharing := report.get("sharing")) and prompt.item_path != TITLE:  # titles are counted with the catalog
+        logger.warning(
+            f"{sharing} of {len(prompt)} items share their path ({prompt.item_path}) with another: they share a "
+            "score and are listed in row order."
+        )
     return catalog, prompt, ItemTrie.from_flat(*prompt.item_paths) if trie is None else trie
 
 
@@ -190,6 +233,16 @@ def _warn_of_unused_settings(prompt: Prompt, args: LanguageConfig) -> None:
         logger.warning(
             f"Not used, as the prompt is given or comes with the model: {', '.join(ignored)}. Give the trainer a "
             "`prompt` made with these settings to change it."
+        )
+
+
+def _check_vocabulary(prompt: Prompt, model: nn.Module) -> None:
+    """Refuse a prompt with tokens that a model has no embeddings for."""
+    largest, rows = prompt.largest_token, num_rows(model)
+    if largest >= rows:
+        raise ValueError(
+            f"`prompt` holds token {largest}, but `model` has {rows} tokens. Let it grow with "
+            "`hf_rec.models.language.path_tokens.grow_vocabulary`, or leave `prompt` out and set `item_path`."
         )
 
 

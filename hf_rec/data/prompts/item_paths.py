@@ -1,15 +1,20 @@
 """
-Token paths of a catalog's items: each one's text, then the separator.
+Token paths of a catalog's items.
 
-The separator occurs nowhere else in a path, so no path is the beginning of another one, and an item whose title starts
-another title can be told from it.
+No path is the beginning of another one. A text is followed by the separator, which occurs nowhere else in a path, so
+that an item whose title starts another title can be told from it. Codes are all of one length.
 """
 
+from collections import Counter
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.path_forms import PathForms, is_text, item_texts
+from hf_rec.data.prompts.path_tokens import token_paths
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 
 
@@ -50,23 +55,91 @@ def _ending(encoder: PlainTextEncoder, text: str) -> list[int]:
     return whole[len(word) :] if whole[: len(word)] == word else encoder(text)
 
 
-def encode_paths(
-    catalog: Catalog, encoder: PlainTextEncoder, separator_ids: list[int], max_item_tokens: int
-) -> tuple[list[list[int]], dict[str, float]]:
+@dataclass(frozen=True)
+class EncodedPaths:
+    """
+    Token paths of all items, end to end in row order.
+
+    Attributes:
+        tokens (`np.ndarray` of `int32`, shape `(T,)`): All paths.
+        offsets (`np.ndarray` of `int64`, shape `(N + 1,)`): Where each begins, and the end of the last.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, paths: list[list[int]]) -> "EncodedPaths":
+        """Lay paths end to end."""
+        lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(np.fromiter(chain.from_iterable(paths), dtype=np.int32, count=offsets[-1]), offsets)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each path."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+
+def encode_catalog(
+    catalog: Catalog,
+    forms: PathForms,
+    tokenizer: "PreTrainedTokenizerBase",
+    encoder: PlainTextEncoder,
+    separator_ids: list[int],
+    max_item_tokens: int,
+) -> tuple[EncodedPaths, EncodedPaths, dict[str, float]]:
     """
     Token paths of all items.
 
     Args:
         catalog ([`Catalog`]): Items.
-        encoder ([`PlainTextEncoder`]): Turns their text into ids.
-        separator_ids (`list[int]`): Tokens that end every path.
-        max_item_tokens (`int`): Most tokens of a path. A longer text is cut and ends in ` #<row>`, the row of the
-            first item with the same tokens.
+        forms ([`PathForms`]): What paths are made of.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With the tokens of codes and items.
+        encoder ([`PlainTextEncoder`]): The same tokenizer for plain text.
+        separator_ids (`list[int]`): Tokens that end a path of text. Those of codes and items are all of one length
+            and need none.
+        max_item_tokens (`int`): Most tokens of a path of text.
 
     Returns:
-        `tuple[list[list[int]], dict[str, float]]`: Paths in row order, and the counts of [`Prompt.report`].
+        `tuple[EncodedPaths, EncodedPaths, dict[str, float]]`: Paths of answers, what stands for each item in a
+        history, and the counts of [`Prompt.report`].
     """
-    texts = [" ".join(catalog.text(row).split()) for row in range(len(catalog))]
+    found: dict[str, list[list[int]]] = {}
+    counts = Counter({"shortened": 0, "unnamed": 0, "merged": 0})
+    for form in forms.all:
+        if is_text(form):
+            texts = item_texts(catalog, form)
+            found[form], of_form = _text_paths(texts, encoder, separator_ids, max_item_tokens)
+            counts.update(of_form)
+        else:
+            found[form] = token_paths(tokenizer, catalog, form).tolist()
+    answers = EncodedPaths.from_lists(found[forms.answer])
+    history = answers
+    if forms.history != (forms.answer,):
+        parts = zip(*(found[form] for form in forms.history), strict=True)
+        history = EncodedPaths.from_lists([list(chain.from_iterable(item)) for item in parts])
+    sharing = Counter(map(tuple, found[forms.answer]))
+    report = {
+        "items": len(catalog),
+        "longest_path": int(answers.lengths.max()),
+        "mean_path": float(answers.lengths.mean()),
+        **counts,
+        "sharing": sum(count for count in sharing.values() if count > 1),
+    }
+    return answers, history, report
+
+
+def _text_paths(
+    texts: list[str], encoder: PlainTextEncoder, separator_ids: list[int], max_item_tokens: int
+) -> tuple[list[list[int]], dict[str, int]]:
+    """
+    Paths of text. A longer one than `max_item_tokens` is cut and ends in ` #<row>`, the row of the first item with the
+    same tokens.
+    """
     bodies = encoder.encode_batch(texts)
     unnamed = [row for row, body in enumerate(bodies) if not body]
     for row in unnamed:
@@ -76,16 +149,9 @@ def encode_paths(
     texts_of_body: dict[tuple[int, ...], set[str]] = {}
     for text, body in zip(texts, bodies, strict=True):
         texts_of_body.setdefault(tuple(body), set()).add(text)
-    lengths = [len(body) + len(separator_ids) for body in bodies]
-    report = {
-        "items": len(bodies),
-        "longest_path": max(lengths),
-        "mean_path": float(np.mean(lengths)),
-        "shortened": shortened,
-        "unnamed": len(unnamed),
-        "merged": sum(len(texts_of_body[tuple(body)]) > 1 for body in bodies),
-    }
-    return [body + separator_ids for body in bodies], report
+    merged = sum(len(texts_of_body[tuple(body)]) > 1 for body in bodies)
+    counts = {"shortened": shortened, "unnamed": len(unnamed), "merged": merged}
+    return [body + separator_ids for body in bodies], counts
 
 
 def _check_separator(bodies: list[list[int]], texts: list[str], separator_ids: list[int]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ import numpy as np
 from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.checks import check_rows, probe_hash
-from hf_rec.data.prompts.item_paths import encode_paths, resolve_separator
+from hf_rec.data.prompts.item_paths import EncodedPaths, encode_catalog, resolve_separator
+from hf_rec.data.prompts.path_forms import DIGITS, TITLE, PathForms, check_supervision, source_sha256
 from hf_rec.data.prompts.stored_paths import PATHS_FILE, load_paths, save_paths
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.files import StandingFiles, replacing
@@ -46,7 +47,7 @@ class _Saved:
     """What a prompt takes over from its file: the fixed text, and the items' paths where they are of its catalog."""
 
     frame: tuple[list[int], list[int]]
-    paths: tuple[np.ndarray, np.ndarray] | None
+    paths: tuple[EncodedPaths, EncodedPaths] | None
     report: dict[str, float]
 
 
@@ -54,7 +55,7 @@ class Prompt:
     """
     Template that turns histories and items into token ids.
 
-    An item's token path is its text followed by the separator. The forms are
+    An item's token path is its title, followed by the separator, or what `item_path` says. The forms are
 
     - `"plain"`: the BOS token (the separator where the tokenizer has none), then one item after the other;
     - `"alpaca"`: preamble, `### Instruction:`, `### Input:` with the history, `### Response:`;
@@ -81,6 +82,14 @@ class Prompt:
             drops newlines (WordPiece does), its `sep_token` takes the place of the default.
         instruction (`str`, *optional*):
             Task in the words of your domain, for the forms `"alpaca"` and `"chat"`.
+        item_path (`str`, *optional*, defaults to `"title"`):
+            What an item's path is: `"title"`; the name of a text column of the catalog's attributes;
+            `"codes:<column>"`, a list of small integers, each of which is one token for its level; `"id"`, one token
+            an item; or `"digits"`, the number of the item spelled out. The tokens of codes and items must have been
+            added to the tokenizer ([`~hf_rec.data.prompts.path_tokens.add_path_tokens`]; a trainer does it).
+        history_path (`str`, *optional*):
+            What stands for an item in the history: one of these forms, or several joined by `+`, such as
+            `"codes:rq+title"`. As `item_path` where not given.
 
     Attributes:
         separator_ids (`list[int]`): Tokens that end every item.
@@ -98,6 +107,8 @@ class Prompt:
         max_item_tokens: int = 128,
         separator: str = "\n",
         instruction: str | None = None,
+        item_path: str = "title",
+        history_path: str | None = None,
         _saved: "_Saved | None" = None,
     ):
         if form not in FORMS:
@@ -110,26 +121,28 @@ class Prompt:
             raise ValueError("`catalog` is empty. A prompt needs at least one item.")
         self.form, self.separator, self.instruction = form, separator, instruction
         self.max_length, self.max_history, self.max_item_tokens = max_length, max_history, max_item_tokens
+        self.forms = PathForms.parse(item_path, history_path)
+        self.item_path, self.history_path = item_path, None if history_path == item_path else history_path
         encoder = PlainTextEncoder(tokenizer)
         self.separator_ids = resolve_separator(tokenizer, encoder, separator)
-        self._catalog_sha256 = catalog.sha256
+        self._source_sha256 = source_sha256(catalog, self.forms.columns)
         if _saved is not None and _saved.paths is not None:
-            (self._flat, self._offsets), self._report = _saved.paths, _saved.report
+            (self._answers, self._items), self._report = _saved.paths, _saved.report
         else:
-            paths, self._report = encode_paths(catalog, encoder, self.separator_ids, max_item_tokens)
-            lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
-            self._offsets = np.concatenate([[0], np.cumsum(lengths)])
-            self._flat = np.fromiter(chain.from_iterable(paths), dtype=np.int32, count=self._offsets[-1])
-        self._lengths = np.diff(self._offsets)
+            self._answers, self._items, self._report = encode_catalog(
+                catalog, self.forms, tokenizer, encoder, self.separator_ids, max_item_tokens
+            )
+        self._lengths = self._items.lengths  # of an item in a history
         head, tail = _saved.frame if _saved is not None else self._encode_frame(tokenizer, encoder)
         self._head, self._tail = np.asarray(head, dtype=np.int32), np.asarray(tail, dtype=np.int32)
         self._probes = probe_hash(tokenizer, encoder)
-        self._room = max_length - len(head) - len(tail) - int(self._lengths.max())  # tokens for the history
-        if self._room < self._lengths.max():
+        longest_answer, longest_item = int(self._answers.lengths.max()), int(self._lengths.max())
+        self._room = max_length - len(head) - len(tail) - longest_answer  # tokens for the history
+        if self._room < longest_item:
             raise ValueError(
                 f"`max_length` is {max_length}, too few for the fixed text ({len(head) + len(tail)} tokens), one item "
-                f"of history and the answer (up to {self._lengths.max()} each). Raise it to "
-                f"{max_length - self._room + self._lengths.max()} or lower `max_item_tokens`."
+                f"of history (up to {longest_item}) and the answer (up to {longest_answer}). Raise it to "
+                f"{max_length - self._room + longest_item} or lower `max_item_tokens`."
             )
         self.standing = StandingFiles(PATHS_FILE, PROMPT_FILE)
         self.sha256 = hashlib.sha256(json.dumps(self._state(), sort_keys=True).encode()).hexdigest()
@@ -147,13 +160,14 @@ class Prompt:
         Returns:
             `dict[str, float]`: `items`; `longest_path` and `mean_path` (tokens); `shortened` (cut to
             `max_item_tokens`); `unnamed` (the tokenizer drops the whole text, so the item is named after its row);
-            `merged` (items whose path equals that of an item with another text).
+            `merged` (items whose path equals that of an item with another text); `sharing` (items whose path is that
+            of another item too: they are one leaf of the trie and share a score).
         """
         return dict(self._report)
 
     def encode_item(self, row: int) -> list[int]:
-        """Token path of one item, separator included."""
-        return self._path(check_rows(len(self), [row])[0]).tolist()
+        """Token path of one item as an answer, separator included."""
+        return self._answers[check_rows(len(self), [row])[0]].tolist()
 
     @property
     def item_paths(self) -> tuple[np.ndarray, np.ndarray]:
@@ -161,11 +175,29 @@ class Prompt:
         Token paths of all items as arrays, for [`ItemTrie.from_flat`]: `tokens` (`int32`), path after path in row
         order, and `offsets` (`int64`, one more than items), where each begins.
         """
-        return self._flat, self._offsets
+        return self._answers.tokens, self._answers.offsets
+
+    @cached_property
+    def paths_sha256(self) -> str:
+        """Hash of the tokens of all items, as answers and in histories."""
+        digest = hashlib.sha256()
+        for paths in (self._answers, self._items):
+            digest.update(paths.tokens.tobytes())
+            digest.update(paths.offsets.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def largest_token(self) -> int:
+        """The largest id of a token in any path."""
+        return int(max(self._answers.tokens.max(), self._items.tokens.max()))
+
+    def is_made_from(self, catalog: Catalog) -> bool:
+        """Whether a catalog has the ids, titles and attributes that the items' paths were made from."""
+        return self._source_sha256 == source_sha256(catalog, self.forms.columns)
 
     def encode_items(self) -> list[list[int]]:
         """Token paths of all items in row order: what [`ItemTrie.build`] takes."""
-        flat, bounds = self._flat.tolist(), self._offsets.tolist()
+        flat, bounds = self._answers.tokens.tolist(), self._answers.offsets.tolist()
         return [flat[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
 
     def encode_history(self, history: Sequence[int]) -> list[int]:
@@ -209,16 +241,18 @@ class Prompt:
         """
         if supervise not in ("last", "all"):
             raise ValueError(f'`supervise` must be "last" or "all", got {supervise!r}.')
-        kept, answer = self._keep(history), self._path(check_rows(len(self), [target])[0])
+        check_supervision(supervise, self.item_path, self.history_path)
+        kept, answer = self._keep(history), self._answers[check_rows(len(self), [target])[0]]
         input_ids = np.concatenate([self._prompt(kept), answer])
         labels = np.full_like(input_ids, IGNORE_INDEX)
         labels[-len(answer) :] = answer
         if supervise == "all":
             dropped = len(history) - len(kept)
             first = max((1 if supervise_from is None else supervise_from) - dropped, 0)
-            lengths = self._lengths[kept]
-            start, stop = len(self._head) + lengths[:first].sum(), len(self._head) + lengths.sum()
-            labels[start:stop] = input_ids[start:stop]
+            starts = len(self._head) + np.cumsum(self._lengths[kept]) - self._lengths[kept]
+            stops = starts + self._answers.lengths[kept]  # an item of the history begins with its path as an answer
+            for start, stop in zip(starts[first:].tolist(), stops[first:].tolist(), strict=True):
+                labels[start:stop] = input_ids[start:stop]
         return {INPUT_IDS: input_ids.tolist(), LABELS: labels.tolist()}
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -231,8 +265,8 @@ class Prompt:
         if self.standing.copy_to(directory):
             return
         paths = {
-            "catalog": self._catalog_sha256,
-            "sha256": save_paths(directory, self._flat, self._offsets),
+            "catalog": self._source_sha256,
+            "sha256": save_paths(directory, self._answers, self._items),
             "report": self._report,
         }
         content = {"format": FORMAT_VERSION, "sha256": self.sha256, "item_paths": paths, **self._state()}
@@ -265,7 +299,14 @@ class Prompt:
                 f"`tokenizer` encodes text in another way than the one that {path} was saved with. Load the tokenizer "
                 "from the same folder as the prompt, or make a new prompt and trie and train again."
             )
-        stored = load_paths(path.parent, paths_sha256, len(catalog)) if paths_catalog == catalog.sha256 else None
+        forms = PathForms.parse(settings.get("item_path", TITLE), settings.get("history_path"))
+        is_same = source_sha256(catalog, forms.columns) == paths_catalog
+        stored = load_paths(path.parent, paths_sha256, len(catalog)) if is_same else None
+        if stored is None and DIGITS in forms.all:
+            raise ValueError(
+                f"{path} numbers the items of the catalog that it was made for, and `catalog` is another one: its "
+                "numbers would mean other items. Make a new prompt and train again."
+            )
         prompt = cls(tokenizer, catalog, **settings, _saved=_Saved(frame, stored, report))
         if prompt.sha256 != expected:
             raise ValueError(
@@ -278,8 +319,10 @@ class Prompt:
 
     def _state(self) -> dict:
         names = ("form", "max_length", "max_history", "max_item_tokens", "separator", "instruction")
+        choices = {"item_path": (self.item_path, TITLE), "history_path": (self.history_path, None)}
+        unusual = {name: value for name, (value, usual) in choices.items() if value != usual}
         return {
-            "settings": {name: getattr(self, name) for name in names},
+            "settings": {name: getattr(self, name) for name in names} | unusual,
             "separator_ids": self.separator_ids,
             "head": self._head.tolist(),
             "tail": self._tail.tolist(),
@@ -320,7 +363,4 @@ class Prompt:
         return rows[len(rows) - fitting :]
 
     def _prompt(self, rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([self._head, *map(self._path, rows), self._tail])
-
-    def _path(self, row: int) -> np.ndarray:
-        return self._flat[self._offsets[row] : self._offsets[row + 1]]
+        return np.concatenate([self._head, *map(self._items.__getitem__, rows), self._tail])

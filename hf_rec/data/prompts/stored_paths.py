@@ -7,36 +7,45 @@ Paths stand end to end in one array, which is mapped into memory; nothing is cop
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
+from hf_rec.data.prompts.item_paths import EncodedPaths
 from hf_rec.files import file_sha256, replacing
 
 
 PATHS_FILE = "item_paths.safetensors"
+HISTORY = "history_"  # begins the names of the arrays of histories
 DTYPES: dict[str, np.dtype] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 
 
-def save_paths(directory: Path, tokens: np.ndarray, offsets: np.ndarray) -> str:
+def save_paths(directory: Path, answers: EncodedPaths, history: EncodedPaths) -> str:
     """
     Write `item_paths.safetensors`.
 
     Args:
         directory (`Path`): Where to.
-        tokens (`np.ndarray` of `int32`, shape `(T,)`): All paths, end to end.
-        offsets (`np.ndarray` of `int64`, shape `(N + 1,)`): Where each path begins, and the end of the last.
+        answers ([`EncodedPaths`]): What the model writes.
+        history ([`EncodedPaths`]): What stands in histories; written only where it is not `answers`.
 
     Returns:
         `str`: SHA-256 of the file.
     """
-    content = save_safetensors({"tokens": np.ascontiguousarray(tokens), "offsets": np.ascontiguousarray(offsets)})
+    kinds = {"": answers} | ({} if history is answers else {HISTORY: history})
+    arrays = {
+        kind + name: np.ascontiguousarray(getattr(paths, name))
+        for kind, paths in kinds.items()
+        for name in ("tokens", "offsets")
+    }
+    content = save_safetensors(arrays)
     with replacing(directory / PATHS_FILE) as partial:
         partial.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
-def load_paths(directory: Path, sha256: str, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+def load_paths(directory: Path, sha256: str, num_items: int) -> tuple[EncodedPaths, EncodedPaths]:
     """
     Map what [`save_paths`] wrote into memory.
 
@@ -46,7 +55,7 @@ def load_paths(directory: Path, sha256: str, num_items: int) -> tuple[np.ndarray
         num_items (`int`): The number of paths that it must hold.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: `tokens` and `offsets`, read-only.
+        `tuple[EncodedPaths, EncodedPaths]`: Of answers and of histories, read-only; one object where they are alike.
     """
     path = directory / PATHS_FILE
     if not path.is_file():
@@ -59,16 +68,24 @@ def load_paths(directory: Path, sha256: str, num_items: int) -> tuple[np.ndarray
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
+    answers = _mapped(path, header, 8 + size, "", num_items)
+    history = answers
+    if f"{HISTORY}tokens" in header:
+        history = _mapped(path, header, 8 + size, HISTORY, num_items)
+    return answers, history
+
+
+def _mapped(path: Path, header: dict[str, Any], start_of_data: int, kind: str, num_items: int) -> EncodedPaths:
     arrays = []
     for name in ("tokens", "offsets"):
-        start, stop = header[name]["data_offsets"]
-        dtype = DTYPES[header[name]["dtype"]]
+        start, stop = header[kind + name]["data_offsets"]
+        dtype = DTYPES[header[kind + name]["dtype"]]
         shape = ((stop - start) // dtype.itemsize,)
         # As plain arrays they pickle, and hash, like those of a prompt that was just made.
-        arrays.append(np.asarray(np.memmap(path, dtype, mode="r", offset=8 + size + start, shape=shape)))
+        arrays.append(np.asarray(np.memmap(path, dtype, mode="r", offset=start_of_data + start, shape=shape)))
     tokens, offsets = arrays
     if len(offsets) != num_items + 1 or offsets[-1] != len(tokens):
         raise ValueError(
             f"{path} holds {len(offsets) - 1} paths, the catalog {num_items} items. Copy the folder again."
         )
-    return tokens, offsets
+    return EncodedPaths(tokens, offsets)

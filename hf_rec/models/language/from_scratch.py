@@ -1,5 +1,5 @@
 """
-A small causal LM and its tokenizer, made from a catalog's titles: for experiments where no pretrained model is wanted.
+A small causal LM and its tokenizer, made from a catalog's texts: for experiments where no pretrained model is wanted.
 """
 
 from collections.abc import Iterable
@@ -20,23 +20,25 @@ def new_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerF
 
     Args:
         texts (iterable of `str`): What to learn from, such as the titles of a catalog.
-        vocab_size (`int`): Most tokens, at least 260: 256 bytes and a few special ones.
+        vocab_size (`int`): Most tokens, at least 258: 256 bytes and two special ones, which is what there is without
+            texts.
 
     Returns:
         [`~transformers.PreTrainedTokenizerFast`]: With `<|endoftext|>` as beginning and end, and `<|pad|>`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if vocab_size < 260:
-        raise ValueError(f"`vocab_size` must be at least 260 (256 bytes and special tokens), got {vocab_size}.")
+    special = ["<|pad|>", "<|endoftext|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(alphabet) + len(special):
+        raise ValueError(f"`vocab_size` must be at least 258 (256 bytes and special tokens), got {vocab_size}.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|pad|>", "<|endoftext|>"]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

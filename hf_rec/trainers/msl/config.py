@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hf_rec.data.prompts.path_forms import check_supervision
 from hf_rec.trainers.language_config import LanguageConfig
 
 
@@ -32,8 +33,8 @@ class MSLConfig(LanguageConfig):
             Lay the rows of a training batch end to end, kept apart by attention: same loss, and next to no padding.
             Needs a model whose attention takes a mask of one's own (`"sdpa"`, `"eager"`) or sequence lengths
             (FlashAttention), which is tried out at the first step; others are refused, encoder-decoder models too.
-        scoring, tau, prompt_form, max_length, max_history, seen, eval_num_beams, train_sampling_strategy,
-        dataset_num_proc, model_init_kwargs:
+        scoring, tau, prompt_form, max_length, max_history, item_path, history_path, path_token_init, seen,
+        eval_num_beams, train_sampling_strategy, dataset_num_proc, model_init_kwargs:
             As in [`LanguageConfig`].
     """
 
@@ -53,6 +54,7 @@ class MSLConfig(LanguageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_supervision(self.supervise, self.item_path, self.history_path)
         if not 0 < self.eta < 1:
             raise ValueError(f"`eta` must be between 0 and 1, got {self.eta}.")
         if not 0 < self.tau_min <= self.tau_max:

@@ -103,7 +103,7 @@ class PromptRows:
                 remove_columns=dropped,
                 num_proc=self.num_proc,
                 new_fingerprint=Hasher.hash(
-                    (dataset._fingerprint, self.prompt.sha256, self.catalog.sha256, supervise, keeps_history)
+                    (dataset._fingerprint, self.prompt.sha256, self.prompt.paths_sha256, supervise, keeps_history)
                 ),
                 desc="Tokenising",
             )

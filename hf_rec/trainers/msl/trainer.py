@@ -25,7 +25,7 @@ from hf_rec.losses.trie_softmax import sft_parts, token_cross_entropy
 from hf_rec.metrics.ranking import list_bounds
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encoder_decoder
-from hf_rec.trainers.causal_lm import add_adapter, with_revision
+from hf_rec.trainers.causal_lm import add_adapter
 from hf_rec.trainers.item_rows import warm_leaves
 from hf_rec.trainers.language_trainer import RANKED, LanguageTrainer
 from hf_rec.trainers.msl.config import MSLConfig
@@ -141,7 +141,7 @@ class MSLTrainer(LanguageTrainer):
         model = start.model
         start_token_id = _check_encoder_decoder(model, args) if is_encoder_decoder(model) else None
         if peft_config is not None:
-            model = add_adapter(model, with_revision(peft_config, args.loading_options.get("revision")), args)
+            model = add_adapter(model, start.adapter_config(peft_config, args.loading_options.get("revision")), args)
         self.take_items(start, args)
         self._user_metrics = compute_metrics
         pad_token_id, csr = padding_token(start.tokenizer), self.trie.csr()

@@ -96,6 +96,15 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copied.eval()
 
 
+@torch.no_grad()
+def copy_token_rows(model: nn.Module) -> None:
+    """Give the frozen copy of an adapter its rows of trainable tokens too: DPOTrainer copies the layers alone."""
+    weights = dict(model.named_parameters())
+    for name, weight in weights.items():
+        if name.endswith(f".{REF_ADAPTER}"):
+            weight.copy_(weights[f"{name.removesuffix(REF_ADAPTER)}{POLICY_ADAPTER}"])
+
+
 def freeze_reference_adapter(model: nn.Module) -> None:
     """Keep the optimizer off the copy."""
     for name, weight in model.named_parameters():

@@ -42,9 +42,9 @@ from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.losses.preference import softmax_dpo_loss
 from hf_rec.metrics.ranking import list_bounds, metric_values
 from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.language.path_tokens import save_path_tokens_alone
 from hf_rec.models.language.positions import num_positions
 from hf_rec.search.model_inputs import base_model, is_encoder_decoder
-from hf_rec.trainers.causal_lm import with_revision
 from hf_rec.trainers.item_rows import check_catalog_rows, warm_leaves
 from hf_rec.trainers.language_trainer import LanguageTrainer
 from hf_rec.trainers.seen_leaves import SEEN_LEAVES, WithSeenLeaves
@@ -59,6 +59,7 @@ from hf_rec.trainers.softmax_dpo.reference import (
     REFERENCE_FILE,
     check_reference,
     check_resumed_reference,
+    copy_token_rows,
     describe_reference,
     freeze_reference_adapter,
     second_model,
@@ -180,7 +181,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         if ref_model is None and not is_peft_model(start.model) and peft_config is None:
             ref_model = None if args.precompute_ref_log_probs else second_model(model, start.model, args)
         if peft_config is not None:
-            peft_config = with_revision(peft_config, args.loading_options.get("revision"))
+            peft_config = start.adapter_config(peft_config, args.loading_options.get("revision"))
         # Before the engines wrap and share out the weights, so that each of them finds the same
         self._reference = describe_reference(start.model, ref_model, has_new_adapter=peft_config is not None)
         self._answer_trie = start.trie if args.scoring == "valid" else None
@@ -212,6 +213,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         self._before_rows = ExitStack()
         with self._before_rows:
             self._before_rows.enter_context(_without_head_adapter(start.model))
+            self._before_rows.callback(copy_token_rows, start.model)
             super().__init__(
                 model=start.model,
                 ref_model=ref_model,
@@ -227,6 +229,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             )
         self.args.model_init_kwargs = model_init_kwargs
         freeze_reference_adapter(self.model)
+        save_path_tokens_alone(self.model)
         self.check_search()
 
     @property

@@ -411,7 +411,7 @@ class TestLoading:
     def test_loading_tokenises_no_item(self, folder, byte_level, small_catalog, monkeypatch):
         made = Prompt(byte_level, small_catalog, form="alpaca")
         with monkeypatch.context() as patched:
-            patched.setattr("hf_rec.data.prompts.next_item.encode_paths", None)
+            patched.setattr("hf_rec.data.prompts.next_item.encode_catalog", None)
             loaded = Prompt.load(folder, byte_level, small_catalog)
         assert loaded.encode_items() == made.encode_items()
         assert loaded.report() == made.report()
