@@ -4,21 +4,24 @@ Rank the next item above drawn ones, relative to the model it starts from: S-DPO
 accelerate launch --config_file accelerate_configs/cpu.yaml recipes/softmax_dpo.py \
     --config recipes/configs/softmax_dpo/books_tiny.yaml
 
+With `--negatives own_lists --num_rounds 3` it is self-play: in each round the lists of the model are what is rejected.
 A run that was cut off goes on from its last checkpoint with `--resume_from_checkpoint last`.
 """
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer
+from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer, load_recommender
 from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import seen_items
 from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
 from hf_rec.evaluation.cost import measured_cost
 from hf_rec.evaluation.full import evaluate_recommender
+from hf_rec.trainers.softmax_dpo.self_play import train_rounds
 from hf_rec.trainers.training_run import print_result, train_and_save
 
 
@@ -31,11 +34,21 @@ class CandidateArguments:
     )
 
 
+@dataclass
+class SelfPlayArguments:
+    """Rounds of training."""
+
+    num_rounds: int = field(
+        default=1, metadata={"help": "For `--negatives own_lists`: trainings, with new lists each."}
+    )
+
+
 def main(
     data_args: DataArguments,
     training_args: SoftmaxDPOConfig,
     model_args: ModelConfig,
     candidate_args: CandidateArguments,
+    self_play_args: SelfPlayArguments,
 ) -> None:
     # 1. Items and users
     catalog, splits, card = load_prepared(data_args.data_dir)
@@ -48,19 +61,23 @@ def main(
         "dtype": model_args.dtype,
         "attn_implementation": model_args.attn_implementation,
     } | (training_args.model_init_kwargs or {})
-    with measured_cost() as making:  # the reference may run over all rows here
-        trainer = SoftmaxDPOTrainer(
-            model_args.model_name_or_path,
-            args=training_args,
-            train_dataset=train,
-            eval_dataset=validation,
-            catalog=catalog,
-            quantization_config=get_quantization_config(model_args),
-            peft_config=get_peft_config(model_args),
+    given = {
+        "args": training_args,
+        "train_dataset": train,
+        "eval_dataset": validation,
+        "catalog": catalog,
+        "quantization_config": get_quantization_config(model_args),
+        "peft_config": get_peft_config(model_args),
+    }
+    known = {"training_rows": len(train), "distinct_labels": len(train)}
+    if training_args.negatives == "own_lists" or self_play_args.num_rounds != 1:
+        trainer, cost = train_rounds(
+            model_args.model_name_or_path, num_rounds=self_play_args.num_rounds, known_cost=known, **given
         )
-    cost = train_and_save(
-        trainer, seconds_before=making["seconds"], training_rows=len(train), distinct_labels=len(train)
-    )
+    else:
+        with measured_cost() as making:  # the reference may run over all rows here
+            trainer = SoftmaxDPOTrainer(model_args.model_name_or_path, **given)
+        cost = train_and_save(trainer, seconds_before=making["seconds"], **known)
 
     # 3. Rank the test rows, once: among all items, and among few
     if training_args.do_predict:
@@ -72,8 +89,11 @@ def main(
             "warm_items": seen_items(train),
             "cost": cost,
         }
-        with trainer.whole_weights():
-            recommender = trainer.recommender()
+        with nullcontext() if trainer is None else trainer.whole_weights():
+            if trainer is None:  # nothing was left to train
+                recommender = load_recommender(training_args.output_dir, device=training_args.device)
+            else:
+                recommender = trainer.recommender()
             result = evaluate_recommender(
                 recommender, test, out, seen=training_args.seen, split=data_args.test_split, **described
             )

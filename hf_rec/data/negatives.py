@@ -115,7 +115,25 @@ class RankedNegatives:
         yield from self.rest.stream(row, rng)
 
 
-NegativeSource = UniformNegatives | PopularityNegatives | RankedNegatives
+class ListedNegatives:
+    """
+    Items of the row's own list in random order, and no others: a row whose list runs out has fewer negatives.
+
+    Args:
+        lists (`Sequence[Sequence[int]]`): Catalog rows for each row of the data set.
+    """
+
+    support = None  # differs from row to row
+
+    def __init__(self, lists: Sequence[Sequence[int]]):
+        self.lists = lists
+
+    def stream(self, row: int, rng: np.random.Generator) -> Iterator[int]:
+        """The row's list in random order."""
+        yield from rng.permutation(np.asarray(self.lists[row], dtype=np.int64)).tolist()
+
+
+NegativeSource = UniformNegatives | PopularityNegatives | RankedNegatives | ListedNegatives
 
 
 def add_negatives(
@@ -124,7 +142,7 @@ def add_negatives(
     num_negatives: int,
     *,
     same_answer: np.ndarray,
-    seed: int = 0,
+    seed: int | tuple[int, ...] = 0,
     num_proc: int | None = None,
 ) -> Dataset | IterableDataset:
     """
@@ -132,12 +150,13 @@ def add_negatives(
 
     Args:
         dataset (`datasets.Dataset` or `IterableDataset`): Rows with `history` and `target`.
-        source ([`UniformNegatives`], [`PopularityNegatives`] or [`RankedNegatives`]): Where the items come from.
-        num_negatives (`int`): Items for a row, all different.
+        source ([`UniformNegatives`], [`PopularityNegatives`], [`RankedNegatives`] or [`ListedNegatives`]): Where the
+            items come from.
+        num_negatives (`int`): Items for a row, all different. Of [`ListedNegatives`] there may be fewer, but one.
         same_answer (`np.ndarray` of shape `(N,)`): A number for each item, equal where two items cannot be told apart
             by what a model writes: [`answer_groups`], or the leaves of a trie. An item in one group with the target,
             with an item of the history or with an earlier negative counts as that one.
-        seed (`int`, *optional*, defaults to `0`): Seed of all streams.
+        seed (`int` or `tuple[int, ...]`, *optional*, defaults to `0`): Seed of all streams.
         num_proc (`int`, *optional*): Processes of [`~datasets.Dataset.map`].
 
     Returns:
@@ -147,7 +166,8 @@ def add_negatives(
         raise ValueError(f"`num_negatives` must be at least 1, got {num_negatives}.")
     known = dataset.features  # a stream may not tell
     features = None if known is None else Features({**known, REJECTED: List(Value("int64"))})
-    how = {"source": source, "count": num_negatives, "groups": np.asarray(same_answer), "seed": seed}
+    seeds = seed if isinstance(seed, tuple) else (seed,)
+    how = {"source": source, "count": num_negatives, "groups": np.asarray(same_answer), "seeds": seeds}
     options = {} if isinstance(dataset, IterableDataset) else {"num_proc": num_proc, "desc": "Drawing negatives"}
     return dataset.map(_draw_for_row, with_indices=True, fn_kwargs=how, features=features, **options)
 
@@ -165,10 +185,10 @@ def draw(
         taken (`Sequence[int]`): Items that must not be found: target and history.
 
     Returns:
-        `list[int]`: `count` items.
+        `list[int]`: `count` items; fewer, but one, where the stream ends before.
     """
     used: set[int] = set(groups[list(taken)].tolist())
-    if len(source.support) < 64 * (count + len(used)):  # else there are plenty
+    if source.support is not None and len(source.support) < 64 * (count + len(used)):  # else there are plenty
         num_free = len(set(groups[source.support].tolist()) - used)
         if num_free < count:
             raise ValueError(
@@ -176,12 +196,17 @@ def draw(
                 "target and history. Lower `num_negatives`."
             )
     found: list[int] = []
-    stream = source.stream(row, rng)
-    while len(found) < count:
-        item = next(stream)
+    for item in source.stream(row, rng):
         if groups[item] not in used:
             used.add(int(groups[item]))
             found.append(item)
+            if len(found) == count:
+                break
+    if not found:
+        raise ValueError(
+            f"Row {row}: its list holds nothing beside target and history, so that there is no negative to draw. Ask "
+            "for longer lists, or drop the row."
+        )
     return found
 
 
@@ -208,6 +233,8 @@ def label_counts(dataset: Dataset, num_items: int) -> np.ndarray:
     return counts
 
 
-def _draw_for_row(row: dict, number: int, source: NegativeSource, count: int, groups: np.ndarray, seed: int) -> dict:
-    rng = np.random.default_rng([seed, number])
+def _draw_for_row(
+    row: dict, number: int, source: NegativeSource, count: int, groups: np.ndarray, seeds: tuple[int, ...]
+) -> dict:
+    rng = np.random.default_rng([*seeds, number])
     return {REJECTED: draw(source, number, rng, count, groups, [row[TARGET], *row[HISTORY]])}

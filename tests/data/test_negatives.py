@@ -9,6 +9,7 @@ from datasets import Dataset
 from hf_rec.columns import HISTORY, REJECTED, SUPERVISE_FROM, TARGET, USER_ID
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.negatives import (
+    ListedNegatives,
     PopularityNegatives,
     RankedNegatives,
     UniformNegatives,
@@ -142,3 +143,18 @@ def test_draw_takes_the_first_free_items_of_the_stream():
             yield from [4, 4, 1, 6, 9]
 
     assert draw(Fixed(N), 0, np.random.default_rng(0), 3, ALONE, [1]) == [4, 6, 9]
+
+
+def test_of_a_list_alone_a_row_draws_what_is_in_it_and_fewer_where_it_runs_out():
+    dataset = rows([7, 7, 7])
+    found = drawn(dataset, ListedNegatives([[1, 7, 20, 21, 22, 23], [30, 31, 2], [7, 40]]), count=3)
+    assert len(found[0]) == 3 and set(found[0]) < {20, 21, 22, 23}
+    assert [sorted(negatives) for negatives in found[1:]] == [[30, 31], [40]]
+    with pytest.raises(ValueError, match="Row 0: its list holds nothing beside target and history"):
+        drawn(rows([7]), ListedNegatives([[1, 2, 7]]))
+
+
+def test_a_seed_of_two_numbers_is_another_one_than_either():
+    whole = drawn(rows([3] * 8))
+    assert drawn(rows([3] * 8), seed=(0,)) == whole
+    assert drawn(rows([3] * 8), seed=(0, 1)) != whole != drawn(rows([3] * 8), seed=(0, 2))

@@ -41,12 +41,19 @@ class SoftmaxDPOConfig(LanguageConfig, DPOConfig):
             Compute the prompt once for all answers of a row, where the model can do so with the same result.
         negatives (`str`, *optional*, defaults to `"random"`):
             Rejected items of rows `{history, target}` without a column `rejected`: `"random"` (uniform),
-            `"popularity"`, `"hard"` (from `ranked_lists`) or `"in_batch"` (the targets of the other rows of a
-            micro-batch on one process). Evaluation rows get random ones under `"hard"` and `"in_batch"`.
+            `"popularity"`, `"hard"` (from `ranked_lists`), `"in_batch"` (the targets of the other rows of a
+            micro-batch on one process) or `"own_lists"` (self-play: from the lists that the model gives for the
+            training rows before its first step). Evaluation rows get random ones under the last three.
         num_negatives (`int`, *optional*, defaults to `3`):
             How many are drawn for a row. Ignored where the rows bring their own, and by `"in_batch"`.
         ranked_lists (`str` or `None`, *optional*, defaults to `None`):
             For `"hard"`: the folder that `hf-rec evaluate` wrote for the training rows, or its `predictions.parquet`.
+        list_length (`int`, *optional*, defaults to `10`):
+            For `"own_lists"`: items of each list, more than `num_negatives`. Those of the history are left out of the
+            search, the target is taken out of its result.
+        self_play_round (`int`, *optional*, defaults to `1`):
+            For `"own_lists"`: number of the round, which the draws depend on, beside `seed` and the row.
+            [`~hf_rec.trainers.softmax_dpo.self_play.train_rounds`] counts it up.
         scoring (`str`, *optional*, defaults to `"valid"`):
             As in [`LanguageConfig`]: `"valid"` is the score that MSL trains; `"full_vocab"` is as published, and for
             rows without a catalog.
@@ -66,11 +73,13 @@ class SoftmaxDPOConfig(LanguageConfig, DPOConfig):
     learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate of AdamW."})
     beta: float = field(default=1.0, metadata={"help": "Strength of the pull towards the reference, greater than 0."})
     shared_prefix: bool = field(default=True, metadata={"help": "Compute the prompt once for all answers of a row."})
-    negatives: Literal["random", "popularity", "hard", "in_batch"] = field(
+    negatives: Literal["random", "popularity", "hard", "in_batch", "own_lists"] = field(
         default="random", metadata={"help": "Where rejected items come from."}
     )
     num_negatives: int = field(default=3, metadata={"help": "Rejected items drawn for a row."})
     ranked_lists: str | None = field(default=None, metadata={"help": "For 'hard': folder of `hf-rec evaluate`."})
+    list_length: int = field(default=10, metadata={"help": "For 'own_lists': items of each list."})
+    self_play_round: int = field(default=1, metadata={"help": "For 'own_lists': number of the round, part of draws."})
     max_length: int | None = field(default=512, metadata={"help": "Tokens of a prompt with one answer."})
     eval_num_beams: int | None = field(
         default=0, metadata={"help": "Beams of the ranking in evaluation: None for 20, 0 for no ranking."}
@@ -105,6 +114,13 @@ class SoftmaxDPOConfig(LanguageConfig, DPOConfig):
                 f"`ranked_lists` goes with `negatives='hard'` and no other, got {self.ranked_lists!r} with "
                 f"{self.negatives!r}."
             )
+        if self.negatives == "own_lists" and self.list_length <= self.num_negatives:
+            raise ValueError(
+                f"`list_length` must be greater than `num_negatives`, {self.num_negatives}, got {self.list_length}: "
+                "the target may be in the list, and is not rejected."
+            )
+        if self.self_play_round < 1:
+            raise ValueError(f"`self_play_round` must be at least 1, got {self.self_play_round}.")
         if self.negatives == "in_batch" and self.precompute_ref_log_probs:
             raise ValueError(
                 "`precompute_ref_log_probs` cannot go with `negatives='in_batch'`: the answers of a row are not known "

@@ -3,18 +3,26 @@ Preference rows of every kind, tokenised: `prompt_ids`, `chosen_ids`, and `rejec
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 from trl.data_utils import _tokenize, common_prefix_length, extract_prompt, is_conversational
 
-from hf_rec.columns import CHOSEN, HISTORY, REJECTED, TARGET
-from hf_rec.data.negatives import NegativeSource, PopularityNegatives, RankedNegatives, UniformNegatives, add_negatives
+from hf_rec.columns import CHOSEN, HISTORY, REJECTED, TARGET, column_values
+from hf_rec.data.negatives import (
+    ListedNegatives,
+    NegativeSource,
+    PopularityNegatives,
+    RankedNegatives,
+    UniformNegatives,
+    add_negatives,
+)
 from hf_rec.data.preference_collator import CHOSEN_IDS, PROMPT_IDS, REJECTED_IDS
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
@@ -89,6 +97,7 @@ def with_negatives(
     same_answer: np.ndarray,
     counts: np.ndarray | None,
     is_train: bool,
+    own_lists: Sequence[Sequence[int]] | None = None,
 ) -> Dataset | IterableDataset:
     """
     Item rows with the column `rejected`, drawn as the arguments say where it is missing.
@@ -98,12 +107,16 @@ def with_negatives(
         args ([`SoftmaxDPOConfig`]): `negatives`, `num_negatives`, `ranked_lists`, `seed`.
         same_answer (`np.ndarray` of shape `(N,)`): As of [`~hf_rec.data.negatives.add_negatives`].
         counts (`np.ndarray` of shape `(N,)`, *optional*): How often each item was chosen in training.
-        is_train (`bool`): Evaluation rows get random negatives in place of `"hard"` and `"in_batch"` ones.
+        is_train (`bool`): Evaluation rows get random negatives in place of `"hard"`, `"in_batch"` and `"own_lists"`.
+        own_lists (`Sequence[Sequence[int]]`, *optional*): For `"own_lists"`: the model's list for each training row.
     """
     columns = dataset.column_names or list(next(iter(dataset)))
     if REJECTED in columns or (args.negatives == "in_batch" and is_train):
         return dataset
     source: NegativeSource = UniformNegatives(len(same_answer))
+    seed: int | tuple[int, int] = args.seed
+    if own_lists is not None and is_train:
+        source, seed = ListedNegatives(own_lists), (args.seed, args.self_play_round)
     if args.negatives == "hard" and args.ranked_lists is not None and is_train:
         source = RankedNegatives.from_file(args.ranked_lists, dataset, len(same_answer))
     if args.negatives == "popularity":
@@ -113,14 +126,26 @@ def with_negatives(
                 "rows. Give negatives in the column `rejected`, or use 'random'."
             )
         source = PopularityNegatives(counts)
-    return add_negatives(
+    drawn = add_negatives(
         dataset,
         source,
         args.num_negatives,
         same_answer=same_answer,
-        seed=args.seed,
+        seed=seed,
         num_proc=args.dataset_num_proc,
     )
+    if isinstance(source, ListedNegatives):
+        _warn_of_few(drawn, args.num_negatives)
+    return drawn
+
+
+def _warn_of_few(dataset: Dataset, num_negatives: int) -> None:
+    few = (pc.list_value_length(column_values(dataset, REJECTED)).to_numpy() < num_negatives).sum()
+    if few:
+        logger.warning(
+            f"{few} of {len(dataset)} rows have fewer than {num_negatives} negatives: their lists hold no more beside "
+            "target and history. They are ranked against those."
+        )
 
 
 def tokenised(
@@ -212,8 +237,6 @@ def check_row(row: dict, number: int, may_lack_rejected: bool, trie: ItemTrie | 
 
 def most_rejected(dataset: Dataset) -> int:
     """Largest number of rejected answers of any row."""
-    import pyarrow.compute as pc
-
     column = dataset.select_columns(REJECTED_IDS).with_format("arrow")[:][REJECTED_IDS]
     return pc.max(pc.list_value_length(column)).as_py() or 0
 

@@ -52,6 +52,7 @@ from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_me
 from hf_rec.trainers.softmax_dpo.answer_scorer import AnswerScorer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 from hf_rec.trainers.softmax_dpo.metrics import REWARD_METRICS, reward_metrics
+from hf_rec.trainers.softmax_dpo.own_lists import OwnLists, own_lists_of
 from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
 from hf_rec.trainers.softmax_dpo.prompt_sharing import PromptSharing
 from hf_rec.trainers.softmax_dpo.reference import (
@@ -184,12 +185,21 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             peft_config = start.adapter_config(peft_config, args.loading_options.get("revision"))
         # Before the engines wrap and share out the weights, so that each of them finds the same
         self._reference = describe_reference(start.model, ref_model, has_new_adapter=peft_config is not None)
+        self._own_lists: OwnLists | None = None
+        if args.negatives == "own_lists":
+            self._own_lists = own_lists_of(start, args, train_dataset)
         self._answer_trie = start.trie if args.scoring == "valid" else None
         self._counts: np.ndarray | None = None
         self._warm: Tensor | None = None
         # Sums of values and of their number, (2, metrics), on the device until they are logged
         self._noted_sums: Tensor | None = None
         self._noted_names: list[str] = []
+        self._list_metrics: dict[str, float] = {}  # for the first log of training
+        if self._own_lists is not None:
+            self._list_metrics = {
+                "lists/target": self._own_lists.target_share,
+                "lists/length": self._own_lists.mean_length,
+            }
         limits = [length for length in (args.max_length, num_positions(start.model.config)) if length is not None]
         # The rows of a process are one another's negatives: with blank ones there would be others than without
         self._fills_with_blanks = args.negatives != "in_batch"
@@ -283,7 +293,8 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             self._warm = warm_leaves(dataset, self.csr, num_items)
         assert self.csr is not None  # where there is a prompt, there is a trie
         leaf_of_row = self.csr.row_leaf(num_items).cpu().numpy()
-        return with_negatives(dataset, args, leaf_of_row, self._counts, is_train)
+        lists = None if self._own_lists is None else self._own_lists.lists
+        return with_negatives(dataset, args, leaf_of_row, self._counts, is_train, lists)
 
     def _known_prompt(self) -> Prompt:
         if self.prompt is None:
@@ -373,6 +384,8 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             means = zip(self._noted_names, totals, counts, strict=True)
             self._metrics["train"] |= {name: [total / count] for name, total, count in means if count}
             self._noted_sums = None
+            logs |= self._list_metrics
+            self._list_metrics = {}
         if not self.model.training:
             prefix = next((name.removesuffix("loss") for name in logs if name.endswith("_loss")), "eval_")
             noted = self._metrics["eval"]

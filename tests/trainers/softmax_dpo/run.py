@@ -1,6 +1,6 @@
 """
-Three steps of SoftmaxDPOTrainer against a frozen adapter, for tests that start it on several processes:
-`run.py OUT BATCH [ZERO_STAGE]`.
+Three steps of SoftmaxDPOTrainer against a frozen adapter, on negatives from its own lists, for tests that start it on
+several processes: `run.py OUT BATCH [ZERO_STAGE]`.
 """
 
 import json
@@ -47,6 +47,8 @@ def main(folder: str, batch_size: int, zero_stage: int | None = None) -> None:
     args = SoftmaxDPOConfig(
         folder,
         max_steps=3,
+        negatives="own_lists",
+        list_length=5,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2,
         learning_rate=5e-2,
