@@ -337,6 +337,22 @@ def test_the_softmax_dpo_recipe_starts_from_a_recommender_and_ranks_among_few(wo
 
 
 @pytest.mark.slow
+def test_the_softmax_dpo_recipe_plays_rounds_and_does_nothing_when_they_are_finished(workplace):
+    out = workplace / "self_play"
+    words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "start", "--output_dir", out)
+    words = (*words, *TWO_STEPS, "--max_train_samples", 12, "--max_test_samples", 4, "--num_candidates", 5)
+    words = (*words, "--negatives", "own_lists", "--num_rounds", 2)
+    run_here("softmax_dpo", *words)
+    assert read(out / "test" / "metrics.json")["rows"] == 4
+    assert (out / "model.safetensors").read_bytes() == (out / "round-2" / "model.safetensors").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    run_here("softmax_dpo", *words)
+    assert times == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    with pytest.raises(ValueError, match="Rounds of self-play need `negatives='own_lists'`, got 'random'"):
+        run_here("softmax_dpo", *words, "--negatives", "random")
+
+
+@pytest.mark.slow
 def test_the_llm_srec_recipe_trains_teacher_and_student(workplace):
     out = workplace / "llm_srec"
     words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "base", "--output_dir", out)

@@ -27,8 +27,8 @@ def run(tmp_path, monkeypatch, tiny_lm, bpe_tokenizer):
 
 def test_the_page_of_msl_and_that_of_softmax_dpo_which_goes_on_from_it(run, capsys):
     (msl,) = snippets((ROOT / "docs/methods/msl.md").read_text(encoding="utf-8"))
-    items, text, _ = snippets((ROOT / "docs/methods/softmax_dpo.md").read_text(encoding="utf-8"))
-    for code in (msl, items, text):
+    items, text, self_play, _ = snippets((ROOT / "docs/methods/softmax_dpo.md").read_text(encoding="utf-8"))
+    for code in (msl, items, text, self_play):
         run(code)
     assert "[['film-" in capsys.readouterr().out
     (example,) = snippets(inspect.getdoc(SoftmaxDPOTrainer))
