@@ -441,7 +441,9 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         Note beside the weights what the reference was. Its adapter, which is saved along, goes: it is the one that the
         run started from.
         """
-        super()._save(output_dir, state_dict)
+        super()._save(output_dir, state_dict)  # Trainer calls this on every process
+        if not self.args.should_save:
+            return
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         shutil.rmtree(folder / REF_ADAPTER, ignore_errors=True)
         (folder / REFERENCE_FILE).write_text(json.dumps(self._reference) + "\n", encoding="utf-8")
