@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoHaConfig, LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_rec import Catalog, MSLConfig, MSLTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_recommender
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
-from hf_rec.models.language.path_tokens import num_rows
+from hf_rec.models.language.path_tokens import grow_vocabulary, num_rows, train_path_tokens
 
 
 HISTORIES = [[1, 2, 9], [3], [4, 5, 6], [7, 0]]
@@ -105,6 +108,29 @@ def test_what_a_trained_folder_recommends_is_the_order_of_brute_force(train, tin
         assert torch.equal(weight, weights[name]), name
 
 
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_resumed_run_on_codes_takes_the_steps_of_one_that_went_through(train, base, tmp_path, adapter):
+    settings = {"item_path": "codes:rq", "history_path": "codes:rq+id", "supervise": "all", "processing_class": None}
+    if adapter:
+        settings["peft_config"] = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = base(True)
+    whole = train("msl", model, folder="whole", max_steps=3, save_strategy="steps", save_steps=2, **settings)
+    resumed = train("msl", model, folder="resumed", max_steps=3, steps=0, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    expected = dict(whole.model.named_parameters())
+    for name, weight in resumed.model.named_parameters():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_packed_rows_have_the_loss_of_padded_ones(train, tiny_lm):
+    settings = {"item_path": "codes:rq", "history_path": "codes:rq+title", "supervise": "all"}
+    losses = [
+        train("msl", tiny_lm("llama"), packing=packing, **settings).state.log_history[-1]["train_loss"]
+        for packing in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_under_id_paths_msl_is_full_cross_entropy_over_the_items(train, tiny_lm):
     trainer = train("msl", tiny_lm(), item_path="id", steps=0)
     metrics = trainer.evaluate(ROWS)
@@ -147,6 +173,94 @@ def test_the_same_seed_grows_the_same_rows(train, tiny_lm):
         train("msl", model, item_path="id", seed=seed, steps=0)
     one, same, other = (model.get_input_embeddings().weight for model in models)
     assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.fixture
+def base(tmp_path, bpe_tokenizer):
+    """`base(tied)`: folder of a Llama that knows no path token."""
+
+    def save(tied):
+        config = LlamaConfig(
+            vocab_size=len(bpe_tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=512,
+            initializer_range=0.2,
+            tie_word_embeddings=tied,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+        bpe_tokenizer.save_pretrained(tmp_path / "base")
+        return str(tmp_path / "base")
+
+    return save
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_trains_and_saves_the_rows_of_the_path_tokens_alone(train, base, tmp_path, method, tied):
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trainer = train(method, base(tied), item_path="codes:rq", peft_config=lora, processing_class=None, steps=0)
+    start = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    trainer.save_model()
+    rows = [name for name, weight in trainer.model.named_parameters() if "trainable_tokens_delta" in name]
+    assert len(rows) == (1 if tied else 2)
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad and ("lora_" not in name):
+            assert name in rows and weight.shape == (8, 32) and not torch.equal(weight, start[name])
+    stored = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    assert sum(weight.numel() for weight in stored.values()) == len(rows) * 8 * 32 + 2 * (2 * 32)
+    loaded = load_recommender(tmp_path / "run", device="cpu")
+    items = [trainer.catalog.ids]
+    np.testing.assert_array_equal(trainer.recommender().score([[101]], items)[0], loaded.score([[101]], items)[0])
+    assert_lists_are_those_of_brute_force(loaded)
+    further = train(method, str(tmp_path / "run"), folder="further", processing_class=None, catalog=None)
+    trained = dict(further.model.named_parameters())
+    assert all(
+        not torch.equal(trained[name], weight) for name, weight in loaded.model.named_parameters() if name in rows
+    )
+    further.save_model()
+    assert load_file(tmp_path / "further" / "adapter_model.safetensors").keys() == stored.keys()
+    assert_lists_are_those_of_brute_force(load_recommender(tmp_path / "further", device="cpu"))
+
+
+def test_the_reference_of_a_trained_adapter_has_its_rows_of_path_tokens(train, base, tmp_path):
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    train("msl", base(True), item_path="id", peft_config=lora, processing_class=None, folder="first").save_model()
+    trainer = train("softmax_dpo", str(tmp_path / "first"), processing_class=None, catalog=None, steps=0)
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert loss.item() == pytest.approx(np.log(4))  # K = 3 rejected items, and the policy is its reference
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"trainable_token_indices": [7]}, {"model.embed_tokens": [7, 40, 41], "lm_head": [40, 41]}),
+        ({"trainable_token_indices": {"lm_head": [7]}}, {"model.embed_tokens": [40, 41], "lm_head": [7, 40, 41]}),
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, None),
+    ],
+)
+def test_tokens_and_modules_that_an_adapter_trains_already_stay(tiny_lm, options, expected):
+    lora = LoraConfig(r=2, target_modules=["q_proj"], **options)
+    config = train_path_tokens(lora, tiny_lm("llama"), [40, 41])
+    assert config.trainable_token_indices == expected
+    assert lora.trainable_token_indices == options.get("trainable_token_indices")
+
+
+def test_a_head_with_a_bias_is_trained_whole_and_other_adapters_are_refused(tiny_lm):
+    model = tiny_lm("llama")
+    with pytest.raises(ValueError, match="`peft_config` is a LoHaConfig, which cannot train the tokens of item paths"):
+        train_path_tokens(LoHaConfig(r=2, target_modules=["q_proj"]), model, [40])
+    model.lm_head = torch.nn.Linear(32, model.config.vocab_size)
+    config = train_path_tokens(LoraConfig(r=2, target_modules=["q_proj"]), model, [40])
+    assert config.modules_to_save == ["model.embed_tokens", "lm_head"] and config.trainable_token_indices is None
+    with pytest.raises(ValueError, match="`model` is an adapter"):
+        grow_vocabulary(get_peft_model(model, config), model.config.vocab_size + 1, [model.config.vocab_size])
 
 
 def test_training_goes_on_from_a_folder_of_codes(train, tiny_lm, catalog, tmp_path):

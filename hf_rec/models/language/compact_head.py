@@ -8,7 +8,7 @@ soft-capping that some models apply to their logits, and LoRA on the head all do
 Shapes: B rows · T tokens · P chosen positions · U chosen columns · V vocabulary size · H hidden size.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.utils import logging
+
+from hf_rec.models.language.token_columns import TokenColumns, trainable_tokens
 
 
 logger = logging.get_logger(__name__)
@@ -43,10 +45,13 @@ _SELECTIONS: "ContextVar[Mapping[CompactHead, _Selection]]" = ContextVar("_SELEC
 _INSTALLING = Lock()
 
 
-def _output_linears(head: nn.Module) -> list[nn.Linear] | None:
+def _output_linears(head: nn.Module) -> list[Any] | None:
     """The linear layers that write vocabulary columns; None where `head` is something we cannot see through."""
     if type(head) is nn.Linear:
         return [head]
+    tokens = trainable_tokens(head)
+    if tokens is not None:
+        return [tokens]
     modules_to_save = getattr(head, "modules_to_save", None)  # PEFT: one full copy of the head per adapter
     if isinstance(modules_to_save, nn.ModuleDict) and hasattr(head, "original_module"):
         return _joined([head.original_module, *modules_to_save.values()])
@@ -62,9 +67,9 @@ def _has_bias_outside(model: nn.Module) -> bool:
     return any(name.endswith("final_logits_bias") for name, _ in model.named_buffers())
 
 
-def _joined(parts: list[nn.Module]) -> list[nn.Linear] | None:
+def _joined(parts: list[nn.Module]) -> list[Any] | None:
     """The linear layers of all parts; None where one of them is closed to us."""
-    linears: list[nn.Linear] = []
+    linears: list[Any] = []
     for part in parts:
         inner = _output_linears(part)
         if inner is None:
@@ -86,11 +91,14 @@ class CompactHead:
     ```
     """
 
-    def __init__(self, layer: nn.Module, linears: list[nn.Linear]):
+    def __init__(self, layer: nn.Module, linears: list[Any]):
         self.vocab_size = linears[0].out_features
         self.linears = linears
         layer.register_forward_pre_hook(self._select_positions)
         for linear in linears:
+            if not isinstance(linear, nn.Linear):
+                linear.forward_adapters = partial(self._select_token_columns, linear, linear.forward_adapters)
+                continue
             # accelerate's device hooks keep the layer's own forward as `_old_forward` and call it from theirs
             name = "_old_forward" if hasattr(linear, "_hf_hook") else "forward"
             setattr(linear, name, partial(self._select_columns, linear))
@@ -105,8 +113,7 @@ class CompactHead:
 
         Returns:
             [`CompactHead`] or `None`: `None`, with one log line, where the output layer cannot be wrapped (a quantized
-            head, DoRA on the head, trainable tokens on a tied head, a bias of the logits outside of it as in BART).
-            Use plain logits then.
+            head, DoRA on the head, a bias of the logits outside of it as in BART). Use plain logits then.
         """
         layer = model.get_output_embeddings()
         linears = None if layer is None or _has_bias_outside(model) else _output_linears(layer)
@@ -178,7 +185,18 @@ class CompactHead:
         selection = self._selection()
         if selection is None:
             return F.linear(hidden, linear.weight, linear.bias)
-        _refuse_shards(linear.weight)
+        return self._selected_columns(selection, linear, hidden)
+
+    def _select_token_columns(
+        self, layer: nn.Module, whole: Callable[..., Tensor], hidden: Tensor, adapters: list[str]
+    ) -> Tensor:
+        selection = self._selection()
+        if selection is None:
+            return whole(hidden, adapters)
+        return self._selected_columns(selection, TokenColumns.of(layer, adapters), hidden)
+
+    def _selected_columns(self, selection: _Selection, linear: nn.Linear | TokenColumns, hidden: Tensor) -> Tensor:
+        _refuse_shards(linear.base if isinstance(linear, TokenColumns) else linear.weight)
         parts = hidden.split([num_rows for num_rows, _ in selection.blocks], dim=1)
         outputs = [
             _linear_on(linear, part, columns) for part, (_, columns) in zip(parts, selection.blocks, strict=True)
@@ -197,7 +215,7 @@ def _refuse_shards(tensor: Tensor) -> None:
         )
 
 
-def _linear_on(linear: nn.Linear, hidden: Tensor, columns: Tensor | None) -> Tensor:
+def _linear_on(linear: nn.Linear | TokenColumns, hidden: Tensor, columns: Tensor | None) -> Tensor:
     """
     Some columns of a linear layer, in float32: they are few, and logits of size 16 to 32 lie .125 apart in bfloat16.
     """
@@ -205,4 +223,6 @@ def _linear_on(linear: nn.Linear, hidden: Tensor, columns: Tensor | None) -> Ten
         return F.linear(hidden, linear.weight, linear.bias)
     bias = None if linear.bias is None else linear.bias.index_select(0, columns).float()
     with torch.autocast(hidden.device.type, enabled=False):
+        if isinstance(linear, TokenColumns):
+            return F.linear(hidden.float(), linear.rows(columns), bias)
         return F.linear(hidden.float(), linear.weight.index_select(0, columns).float(), bias)

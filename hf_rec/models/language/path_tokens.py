@@ -98,12 +98,12 @@ def train_path_tokens(peft_config: PeftConfig, model: PreTrainedModel, token_ids
             f"`peft_config` is a {type(config).__name__}, which cannot train the tokens of item paths. Use LoRA, or "
             f"add {names} to its `modules_to_save`."
         )
-    if config.trainable_token_indices is not None:
-        raise ValueError(
-            "`trainable_token_indices` is set in `peft_config`, and the tokens of item paths belong there too. Leave "
-            "it out, or name them there yourself."
-        )
-    config.trainable_token_indices = {name: list(token_ids) for name in names}
+    given = config.trainable_token_indices or {}
+    given = given if isinstance(given, dict) else {names[0]: given}
+    config.trainable_token_indices = dict(given)
+    for name in names:
+        key = next((key for key in given if name == key or name.endswith(f".{key}")), name)
+        config.trainable_token_indices[key] = sorted({*given.get(key, ()), *token_ids})
     return config
 
 

@@ -79,6 +79,32 @@ def test_an_adapter_on_the_head_is_respected(name):
         check_selection(model)
 
 
+@pytest.mark.parametrize("name", ["tied GPT-2", "untied Llama"])
+def test_trained_rows_of_some_tokens_are_respected(name):
+    base = make_model(CONFIGS[name])
+    embeddings = "wte" if name == "tied GPT-2" else "embed_tokens"
+    indices = {embeddings: [3, 30]} | ({} if name == "tied GPT-2" else {"lm_head": [3, 30]})
+    target = "c_attn" if name == "tied GPT-2" else "q_proj"
+    config = LoraConfig(**LORA, target_modules=[target], trainable_token_indices=indices)
+    model = get_peft_model(base, config).eval()
+    with torch.no_grad():
+        for weight_name, weight in model.named_parameters():
+            if "trainable_tokens_delta" in weight_name:
+                weight.add_(1)
+    assert CompactHead.install(model) is not None
+    check_selection(model)
+    head, positions, columns = CompactHead.install(model), torch.tensor([4, 9]), torch.tensor([3, 5])
+    model(input_ids=batch()).logits.flatten(0, 1)[positions][:, columns].pow(2).sum().backward()
+    trained = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
+    expected = {key: weight.grad.clone() for key, weight in trained.items() if weight.grad is not None}
+    model.zero_grad()
+    selected(model, head, positions, columns).pow(2).sum().backward()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(trained[key].grad, gradient, rtol=1e-4, atol=1e-5)
+    with model.disable_adapter():
+        check_selection(model)
+
+
 def test_a_head_with_a_bias_keeps_it():
     model = make_model(CONFIGS["untied Llama"])
     model.lm_head = torch.nn.Linear(16, VOCAB, bias=True)
