@@ -15,7 +15,7 @@ BELOW_RECOMMENDERS = {"search", "models", "trie", "data"}
 BELOW_HUB = {"recommenders", *BELOW_RECOMMENDERS}
 BELOW_EVALUATION = {"hub", "metrics", *BELOW_HUB}
 BELOW_TRAINERS = {"evaluation", "diagnostics", *BELOW_EVALUATION}
-BELOW_COMMANDS = {"arguments", "losses", "report", "trainers", *BELOW_TRAINERS}
+BELOW_COMMANDS = {"arguments", "item_codes", "losses", "report", "trainers", *BELOW_TRAINERS}
 ALLOWED = {
     "columns": set(),
     "fields": set(),
@@ -27,6 +27,7 @@ ALLOWED = {
     "trie": set(),
     "metrics": set(),
     "data": set(),
+    "item_codes": {"data"},
     "search": {"models", "trie"},
     "recommenders": BELOW_RECOMMENDERS,
     "hub": BELOW_HUB,

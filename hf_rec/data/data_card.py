@@ -92,7 +92,7 @@ def data_card_markdown(card: dict[str, Any]) -> str:
         "Cleaning": card.get("cleaning", {}),
         "Interactions": card.get("interactions", {}),
         "Catalog": card["catalog"],
-    }
+    } | {f"Codes `{column}`": settings for column, settings in card.get("codes", {}).items()}
     lines = ["# Data card", "", "Written by `hf-rec prepare`; read it with `hf_rec.data.prepare.load_prepared`.", ""]
     lines += ["Rows of a user are in order of time, rows of one time in the order of the file.", ""]
     lines += [f"- {line}" for line in terminal_lines(card)] + [""]
