@@ -1,6 +1,6 @@
 """
-The command line: `hf-rec demo | prepare | index | recommend | evaluate | diagnose | shuffle | report`. Training is
-`accelerate launch recipes/...`.
+The command line: `hf-rec demo | prepare | index | recommend | evaluate | fuse | diagnose | shuffle | report`. Training
+is `accelerate launch recipes/...`.
 
 Each command imports what it needs when it runs, so that `hf-rec --help` answers at once.
 """
@@ -14,6 +14,7 @@ import hf_rec
 from hf_rec.cli.demo import add_demo
 from hf_rec.cli.diagnose import add_diagnose
 from hf_rec.cli.evaluate import add_evaluate
+from hf_rec.cli.fuse import add_fuse
 from hf_rec.cli.index import add_index
 from hf_rec.cli.prepare import add_prepare
 from hf_rec.cli.recommend import add_recommend
@@ -22,7 +23,17 @@ from hf_rec.cli.shuffle import add_shuffle
 from hf_rec.processes import end_processes
 
 
-COMMANDS = (add_demo, add_prepare, add_index, add_recommend, add_evaluate, add_diagnose, add_shuffle, add_report)
+COMMANDS = (
+    add_demo,
+    add_prepare,
+    add_index,
+    add_recommend,
+    add_evaluate,
+    add_fuse,
+    add_diagnose,
+    add_shuffle,
+    add_report,
+)
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 

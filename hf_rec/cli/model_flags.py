@@ -69,7 +69,7 @@ def check_model_flags(args: argparse.Namespace, more: Sequence[str] = ()) -> Non
     elif Path(args.model).is_dir():
         refuse_flags(args, ["revision"], f"for {args.model}, which is a folder here")
     if args.device is not None:
-        _check_device(args.device)
+        check_device(args.device)
 
 
 def load_model(args: argparse.Namespace, catalog: "Catalog | None" = None, folder: str | None = None) -> "Recommender":
@@ -90,7 +90,7 @@ def load_model(args: argparse.Namespace, catalog: "Catalog | None" = None, folde
     recommender = load_recommender(folder, revision=revision, device=args.device, dtype=args.dtype)
     if isinstance(recommender, Control):
         refuse_flags(args, _OF_MODELS, f"for {folder}, a saved control")
-    elif callable(getattr(recommender, "score_all", None)):
+    elif recommender.is_exact:
         refuse_flags(args, ["num_beams"], f"for {folder}, a {type(recommender).__name__}, which ranks every item")
     if catalog is not None and recommender.catalog.sha256 != catalog.sha256:
         raise ValueError(
@@ -100,7 +100,8 @@ def load_model(args: argparse.Namespace, catalog: "Catalog | None" = None, folde
     return recommender
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have."""
     import torch
 
     try:

@@ -59,8 +59,8 @@ def evaluate_recommender(
 
     Args:
         recommender ([`~hf_rec.recommenders.contract.Recommender`]):
-            What to measure. With a method `score_all(histories, timestamps=None) -> [U, N]` ranks are exact over all
-            items; otherwise they come from the lists of `recommend`.
+            What to measure. Where it `is_exact`, ranks are those over all items, by `score_all(histories,
+            timestamps=None) -> [U, N]`; otherwise they come from the lists of `recommend`.
         dataset (`datasets.Dataset` or `datasets.DatasetDict`):
             Split rows (catalog rows in `history` and `target`); of a `DatasetDict` the entry `split` is taken.
         out_dir (`str` or `os.PathLike`):

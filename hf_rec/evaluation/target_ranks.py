@@ -29,7 +29,7 @@ class TargetRanker:
 
     Args:
         recommender ([`~hf_rec.recommenders.contract.Recommender`]):
-            Whose ranks. One with `score_all` is ranked exactly over all items, another by its lists.
+            Whose ranks. One that is exact is ranked over all items by `score_all`, another by its lists.
         k (`int`):
             Length of the lists.
         seen (`str`):
@@ -45,7 +45,8 @@ class TargetRanker:
 
         self.recommender, self.catalog = recommender, recommender.catalog
         self.k, self.mask, self.batch_size = k, seen == "mask", batch_size
-        self.score_all: Callable[..., np.ndarray] | None = getattr(recommender, "score_all", None)
+        is_exact = getattr(recommender, "is_exact", hasattr(recommender, "score_all"))
+        self.score_all: Callable[..., np.ndarray] | None = recommender.score_all if is_exact else None
         self.num_beams = (num_beams or default_num_beams(k)) if self.score_all is None else None
         self.search = "exact" if self.num_beams is None else f"beam{self.num_beams}"
         trie, num_items = getattr(recommender, "trie", None), len(self.catalog)

@@ -7,6 +7,7 @@ from hf_rec.hub.files import read_index
 from hf_rec.hub.load import load_recommender
 from hf_rec.hub.push import push_recommender
 from hf_rec.hub.save import save_control, save_recommender
+from hf_rec.hub.save_fused import save_fused
 
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "push_recommender",
     "read_index",
     "save_control",
+    "save_fused",
     "save_recommender",
 ]

@@ -15,6 +15,7 @@ _KINDS = {
     "language_model": "a language model that writes the next item; a list is a search over the items it can write",
     "llm_srec": "a language model that gives users and items vectors; the score of an item is their dot product",
     "sequence": "a sequence model over item numbers; the score of an item is a dot product with its vector",
+    "fused": "recommenders that judge together; the score of an item is a weighted sum of their log-probabilities",
     "popularity": "a control: what was chosen most often",
     "recent_popularity": "a control: what was chosen most often of late",
     "last_item": "a control: what most often came after the last item",
@@ -22,6 +23,7 @@ _KINDS = {
 _SCORES = {
     "valid": "log-probabilities of items: each token of a title competes with the tokens that also lead to an item",
     "full_vocab": "log-probabilities of the items' tokens among all tokens",
+    "fused": "weighted sums of log-probabilities",
 }
 
 
@@ -44,8 +46,8 @@ def model_card(folder: Path, index: dict[str, Any], catalog: Catalog) -> str:
         "Kind": _KINDS.get(index["kind"], index["kind"]),
         "Weights": {"adapter": "an adapter on its base model", "full": "whole"}.get(index["weights"], "none"),
         "Base model": base_model,
-        "Temperature": index["tau"],
-    }
+        "Temperature": None if index["kind"] == "fused" else index["tau"],
+    } | _fusion(index["extra"])
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value is not None)
     versions = ", ".join(f"{name} {value}" for name, value in index["versions"].items())
     example = json.dumps(catalog.ids[: min(3, len(catalog))], ensure_ascii=False)
@@ -76,3 +78,20 @@ holds the hash of every file that loading needs; a folder in which one differs i
 """
         )
     )
+
+
+def _fusion(extra: dict[str, Any]) -> dict[str, str]:
+    """Weights of a fused recommender, for each bucket of history lengths, and how they were chosen."""
+    if "weights" not in extra:
+        return {}
+    if extra["lengths"] is None:
+        facts = {"Weights of `part-0`, `part-1`, ...": ", ".join(f"{weight:g}" for weight in extra["weights"])}
+    else:
+        facts = {
+            f"Weights from {length} items of history on": ", ".join(f"{weight:g}" for weight in weights)
+            for length, weights in zip(extra["lengths"], extra["weights"], strict=True)
+        }
+    fit = extra["fit"]
+    if fit is None:
+        return facts
+    return facts | {"Weights chosen by": f"{fit['metric']} of {fit['rows']} rows of `{fit['split']}`"}

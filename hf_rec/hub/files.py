@@ -23,8 +23,9 @@ ADAPTER_FILES = (ADAPTER_CONFIG_FILE, "adapter_model.safetensors")
 FULL_WEIGHTS = ("model*.safetensors", SHARD_INDEX_FILE)
 CONFIG_FILES = ("config.json", "generation_config.json")
 # Where other models lie. A folder may be moved, so the hash of the file leaves these entries out; what they lead to
-# has a hash of its own.
+# has a hash of its own. `recommender.json` of a part of a fused recommender keeps the hash of the rest of it, too.
 PLACES = {
+    RECOMMENDER_FILE: ("base", "sha256"),
     ADAPTER_CONFIG_FILE: ("base_model_name_or_path", "revision"),
     "config.json": ("language_model", "sequence_model"),
 }
@@ -108,6 +109,8 @@ def check_folder(folder: Path, index: dict[str, Any]) -> None:
                 f"{folder / name} is not as it was saved: it is damaged, or from another model. Copy the whole folder "
                 "again, or save it anew."
             )
+    for part in parts_of(index):
+        check_folder(folder / part, read_index(folder / part))
     for pattern in (*ADAPTER_FILES, *FULL_WEIGHTS):
         for path in folder.glob(pattern):
             if path.name not in names:
@@ -115,6 +118,12 @@ def check_folder(folder: Path, index: dict[str, Any]) -> None:
                     f"{path} does not belong to this recommender: {RECOMMENDER_FILE} does not list it. Delete it, or "
                     "save the folder anew."
                 )
+
+
+def parts_of(index: dict[str, Any]) -> list[str]:
+    """Names of the folders inside a recommender folder that are recommenders themselves."""
+    paths = map(PurePosixPath, index["files"])
+    return sorted(path.parent.as_posix() for path in paths if path.name == RECOMMENDER_FILE)
 
 
 def index_text(index: dict[str, Any]) -> str:

@@ -14,11 +14,20 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub.base_model import load_adapter
-from hf_rec.hub.files import CONTROL_ARRAYS_FILE, RECOMMENDER_FILE, check_folder, read_index, tokenizer_sha256
+from hf_rec.hub.files import (
+    CONTROL_ARRAYS_FILE,
+    RECOMMENDER_FILE,
+    check_folder,
+    parts_of,
+    read_index,
+    tokenizer_sha256,
+)
+from hf_rec.hub.save_fused import part_name
 from hf_rec.models.loading import load_language_model, load_weights
 from hf_rec.models.weight_files import local_folder
 from hf_rec.recommenders.contract import Recommender
 from hf_rec.recommenders.controls import CONTROL_KINDS
+from hf_rec.recommenders.fused import FusedRecommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.recommenders.sequence import SequenceRecommender
@@ -47,20 +56,33 @@ def load_recommender(
     folder = local_folder(folder_or_hub_id, revision)
     index = checked_index(folder)
     catalog = Catalog.load(folder)
+    return _load(folder, index, catalog, default_device() if device is None else device, dtype)
+
+
+def _load(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> Recommender:
+    """A recommender from a folder whose files are known to be as they were saved, over a catalog in memory."""
     _check_hash("catalog", catalog.sha256, index, folder)
-    return _LOADERS[index["kind"]](folder, index, catalog, default_device() if device is None else device, dtype)
+    recommender: Recommender = _LOADERS[index["kind"]](folder, index, catalog, device, dtype)
+    recommender.folder = folder
+    return recommender
 
 
 def checked_index(folder: Path) -> dict[str, Any]:
     """The content of `recommender.json`, once every file that it lists is known to be as it was saved."""
     index = read_index(folder)
+    _check_kind(folder, index)
+    check_folder(folder, index)
+    return index
+
+
+def _check_kind(folder: Path, index: dict[str, Any]) -> None:
     if index["kind"] not in _LOADERS:
         raise ValueError(
             f"{folder / RECOMMENDER_FILE} is of the kind {index['kind']!r}, this version of hf_rec loads "
             f"{', '.join(map(repr, _LOADERS))}."
         )
-    check_folder(folder, index)
-    return index
 
 
 def recommender_folder(name: str | os.PathLike, revision: str | None = None) -> Path | None:
@@ -143,10 +165,24 @@ def _load_sequence_model(
     return SequenceRecommender(model.to(device).eval(), catalog)
 
 
+def _load_fused(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> FusedRecommender:
+    parts = []
+    for place in range(len(parts_of(index))):
+        part = folder / part_name(place)
+        part_index = read_index(part)
+        _check_kind(part, part_index)
+        parts.append(_load(part, part_index, catalog, device, dtype))
+    extra = index["extra"]
+    return FusedRecommender(parts, extra["weights"], extra["lengths"], fit=extra["fit"])
+
+
 _LOADERS: dict[str, Callable] = {
     "language_model": _load_language_model,
     SequenceRecommender.kind: _load_sequence_model,
     RetrievalRecommender.kind: RetrievalRecommender.load,
+    FusedRecommender.kind: _load_fused,
 } | dict.fromkeys(CONTROL_KINDS, _load_control)
 
 

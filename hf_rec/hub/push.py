@@ -2,7 +2,7 @@
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -19,6 +19,7 @@ from hf_rec.hub.files import (
     check_folder,
     index_text,
     matches_any,
+    parts_of,
     read_index,
 )
 
@@ -81,10 +82,13 @@ def commit_operations(
         revision (`str` or `None`): Branch that exists.
     """
     files = published_files(Path(folder), repo_id)
+    folders = {".", *_parts(Path(folder))}
     stale = [
         name
         for name in api.list_repo_files(repo_id, revision=revision)
-        if name not in files and matches_any(name, (*FULL_WEIGHTS, *ADAPTER_FILES))
+        if name not in files
+        and str(PurePosixPath(name).parent) in folders
+        and matches_any(PurePosixPath(name).name, (*FULL_WEIGHTS, *ADAPTER_FILES))
     ]
     return [
         *(CommitOperationAdd(name, content) for name, content in files.items()),
@@ -105,6 +109,9 @@ def published_files(folder: Path, repo_id: str) -> dict[str, str | bytes]:
     else:
         names = [*read_index(folder)["files"], CARD_FILE, RECOMMENDER_FILE]
     files: dict[str, str | bytes] = {name: str(folder / name) for name in names if (folder / name).is_file()}
+    for part in _parts(folder):
+        inside = published_files(folder / part, repo_id)
+        files |= {f"{part}/{name}": content for name, content in inside.items() if name != CARD_FILE}
     if ADAPTER_CONFIG_FILE in files:
         files[ADAPTER_CONFIG_FILE] = _adapter_config(folder)
     if "config.json" in files:
@@ -115,6 +122,11 @@ def published_files(folder: Path, repo_id: str) -> dict[str, str | bytes]:
             card = (folder / CARD_FILE).read_text(encoding="utf-8")
             files[CARD_FILE] = card.replace(LOAD_CALL, f"load_recommender({json.dumps(repo_id)})").encode()
     return files
+
+
+def _parts(folder: Path) -> list[str]:
+    """Folders inside a recommender folder that are recommenders themselves."""
+    return parts_of(read_index(folder)) if (folder / RECOMMENDER_FILE).is_file() else []
 
 
 def _adapter_config(folder: Path) -> bytes:

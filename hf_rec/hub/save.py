@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ def save_recommender(
     trained: torch.nn.Module | None = None,
     extra: dict[str, Any] | None = None,
     arrays: dict[str, np.ndarray] | None = None,
+    write_more: Callable[[Path], None] | None = None,
 ) -> None:
     """
     Write what makes a folder a recommender. Everything is written beside the folder first and then moved into it,
@@ -74,6 +76,7 @@ def save_recommender(
         trained (`torch.nn.Module`, *optional*): The model whose weights are there; tells what base an adapter needs.
         extra (`dict`, *optional*): Settings of the kind, JSON values.
         arrays (`dict[str, np.ndarray]`, *optional*): Arrays of the kind.
+        write_more (`Callable[[Path], None]`, *optional*): Writes what else belongs to it into the folder it is given.
 
     Raises:
         `ValueError`: Where prompt and trie do not fit, or the folder holds an adapter and whole weights.
@@ -96,6 +99,8 @@ def save_recommender(
             save_file(
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / CONTROL_ARRAYS_FILE
             )
+        if write_more is not None:
+            write_more(partial)
         home = folder if model is None else partial  # where the weights are
         form = weights_format(home)
         kept = [] if model is not None else [*weight_files(folder, form), *_files_of_retrieval(folder, kind)]
@@ -148,9 +153,14 @@ def _check_parts(catalog: Catalog, prompt: Prompt | RetrievalPrompt | None, trie
 
 
 def _written(partial: Path) -> list[str]:
-    """Names of all files in a folder, those in folders of it too; the card of the adapter library is not kept."""
-    names = (path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
-    return sorted(name for name in names if name != CARD_FILE)
+    """
+    Names of all files in a folder, those in folders of it too; the card of the adapter library is not kept. A folder
+    that is a recommender itself is listed by its `recommender.json`, which lists the rest of it.
+    """
+    parts = {path.parent for path in partial.rglob(RECOMMENDER_FILE)}
+    paths = [path for path in partial.rglob("*") if path.is_file() and parts.isdisjoint(path.parents)]
+    paths += [part / RECOMMENDER_FILE for part in parts if parts.isdisjoint(part.parents)]
+    return sorted(name for name in (path.relative_to(partial).as_posix() for path in paths) if name != CARD_FILE)
 
 
 def _files_of_retrieval(folder: Path, kind: str) -> list[str]:

@@ -7,8 +7,10 @@ Shapes: U users · k places of a list · N items of the catalog.
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers.utils import logging
 
@@ -89,10 +91,18 @@ class Recommender:
       [`AllowedItems`], or `None` where everything is;
     - `_score_rows(histories, candidates, timestamps) -> list[np.ndarray]`, one float32 score for each candidate.
 
+    Attributes:
+        is_exact (`bool`): Whether lists are made from the scores of all items. Otherwise they come from a search, and
+            ranks are known inside them alone.
+        folder (`Path` or `None`): Where [`~hf_rec.hub.load_recommender`] read it from.
+
     Args:
         catalog ([`Catalog`]): Items.
         batch_size (`int`, *optional*, defaults to `32`): Histories worked on at a time.
     """
+
+    is_exact = False
+    folder: Path | None = None
 
     def __init__(self, catalog: Catalog, batch_size: int = 32):
         self.catalog = catalog
@@ -181,6 +191,43 @@ class Recommender:
             ):
                 scores[user] = values
         return scores
+
+    def score_all(
+        self, histories: Sequence[Sequence[RawId]], timestamps: Times | None = None, batch_size: int | None = None
+    ) -> np.ndarray:
+        """
+        Scores of all items, those of `score`. A model that searches reads every path for this, which takes it far
+        longer than a list.
+
+        Args:
+            histories, timestamps, batch_size: As in [`~Recommender.recommend`].
+
+        Returns:
+            `np.ndarray` of shape `(U, N)`: float32, items in catalog order.
+        """
+        rows = self._history_rows(histories, timestamps)
+        scores = np.empty((len(rows), len(self.catalog)), dtype=np.float32)
+        for users in self._batches(rows, self._users_at_once(batch_size, 1, None), "Scoring"):
+            times = None if timestamps is None else [timestamps[user] for user in users]
+            scores[users] = self._score_all_rows([rows[user] for user in users], times)
+        return scores
+
+    def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
+        everything = list(range(len(self.catalog)))
+        return np.stack(self._score_rows(histories, [everything] * len(histories), timestamps))
+
+    def log_probabilities(self, histories: list[list[int]], timestamps: Times | None) -> Tensor:
+        """
+        What the recommender thinks of the whole catalog, as logs of probabilities: a softmax of its scores.
+
+        Args:
+            histories (`list[list[int]]`): Catalog rows.
+            timestamps (`list[list[int]]`, *optional*): Unix seconds of the events.
+
+        Returns:
+            `torch.FloatTensor` of shape `(U, N)`: In catalog order, on the CPU.
+        """
+        return torch.from_numpy(self._score_all_rows(histories, timestamps)).log_softmax(dim=1)
 
     def _recommend_rows(
         self,

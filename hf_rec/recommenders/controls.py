@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET, TIMESTAMP
 from hf_rec.data.catalog import Catalog
@@ -71,6 +73,10 @@ class PopularityRecommender(Control):
     def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
         return np.tile(self.counts.astype(np.float32), (len(histories), 1))
 
+    def log_probabilities(self, histories: list[list[int]], timestamps: Times | None) -> Tensor:
+        """Log of each item's share of all events, where every item counts one event more than it has."""
+        return torch.from_numpy(np.log(_shares(self.counts + 1))).float().repeat(len(histories), 1)
+
 
 class LastItemRecommender(Control):
     """
@@ -107,15 +113,22 @@ class LastItemRecommender(Control):
         return {}, {"counts": self.counts, "pairs": self.pairs, "pair_counts": self.pair_counts}
 
     def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
+        return self._probabilities(histories, _shares(self.counts)).astype(np.float32)
+
+    def log_probabilities(self, histories: list[list[int]], timestamps: Times | None) -> Tensor:
+        """Log of the score, with `q` the share where every item counts one event more than it has."""
+        return torch.from_numpy(np.log(self._probabilities(histories, _shares(self.counts + 1)))).float()
+
+    def _probabilities(self, histories: list[list[int]], shares: np.ndarray) -> np.ndarray:
         num_items = len(self.catalog)
-        scores = np.tile(self.counts / max(self.counts.sum(), 1), (len(histories), 1))
+        scores = np.tile(shares, (len(histories), 1))
         for user, history in enumerate(histories):
             if not history:
                 continue
             start, stop = np.searchsorted(self.pairs, [history[-1] * num_items, (history[-1] + 1) * num_items])
             scores[user, self.pairs[start:stop] % num_items] += self.pair_counts[start:stop]
             scores[user] /= self.pair_counts[start:stop].sum() + 1
-        return scores.astype(np.float32)
+        return scores
 
 
 # By the kind that stands in a folder. Two controls of the list may share a class
@@ -140,6 +153,10 @@ def _count(items: np.ndarray, catalog: Catalog) -> np.ndarray:
             "Give split rows, whose items are catalog rows."
         )
     return np.bincount(items, minlength=len(catalog))
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return counts / max(counts.sum(), 1)
 
 
 def _checked(counts: np.ndarray, catalog: Catalog) -> np.ndarray:

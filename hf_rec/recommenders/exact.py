@@ -4,14 +4,12 @@ Recommenders that score every item of the catalog, so that their lists are exact
 Shapes: U users · N items of the catalog.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_rec.recommenders.allowed_items import AllowedItems
-from hf_rec.recommenders.contract import RankedRows, RawId, Recommender, Times
+from hf_rec.recommenders.contract import RankedRows, Recommender, Times
 from hf_rec.recommenders.ranks import best_scores
 
 
@@ -24,22 +22,7 @@ class ExactRecommender(Recommender):
     float32 array of shape `(U, N)` that may be written to; `-inf` keeps an item out of every list.
     """
 
-    def score_all(self, histories: Sequence[Sequence[RawId]], timestamps: Times | None = None) -> np.ndarray:
-        """
-        Scores of all items.
-
-        Args:
-            histories, timestamps: As in [`~Recommender.recommend`].
-
-        Returns:
-            `np.ndarray` of shape `(U, N)`: float32, items in catalog order.
-        """
-        rows = self._history_rows(histories, timestamps)
-        scores = np.empty((len(rows), len(self.catalog)), dtype=np.float32)
-        for users in self._batches(rows, self._users_at_once(None, 1, None), "Scoring"):
-            times = None if timestamps is None else [timestamps[user] for user in users]
-            scores[users] = self._score_all_rows([rows[user] for user in users], times)
-        return scores
+    is_exact = True
 
     def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
         raise NotImplementedError(f"{type(self).__name__} must define _score_all_rows.")

@@ -4,6 +4,8 @@ Language models under the contract: the search over the item trie, its certifica
 Shapes: U users · k places of a list · N items of the catalog · L leaves of the trie.
 """
 
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +16,21 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.data.collators import left_padded, right_padded
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.recommenders.allowed_items import AllowedItems
-from hf_rec.recommenders.contract import RankedRows, Recommender, Times, default_num_beams
+from hf_rec.recommenders.contract import (
+    ItemLists,
+    RankedRows,
+    RawId,
+    Recommendations,
+    Recommender,
+    Times,
+    default_num_beams,
+)
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
+from hf_rec.search.found_leaves import SearchResult
 from hf_rec.search.leaf_filter import LeafFilter
 from hf_rec.search.logits_process import TrieLogitsProcessor, check_scoring
 from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encoder_decoder
+from hf_rec.search.priors import ItemPrior, TriePrior
 from hf_rec.trie.csr import TrieCSR
 
 
@@ -115,6 +127,36 @@ class LanguageModelRecommender(Recommender):
             self.trie, prompt_length, self.tau, self.scoring, eos_token_id=self.tokenizer.eos_token_id
         )
 
+    def recommend(
+        self,
+        histories: Sequence[Sequence[RawId]],
+        k: int = 10,
+        exclude: ItemLists | None = None,
+        allow: ItemLists | None = None,
+        timestamps: Times | None = None,
+        num_beams: int | None = None,
+        batch_size: int | None = None,
+        priors: "Mapping[Recommender | str | os.PathLike, float] | None" = None,
+    ) -> Recommendations:
+        """
+        The best next items for each history; see [`Recommender.recommend`].
+
+        Args:
+            histories, k, exclude, allow, timestamps, num_beams, batch_size: As there.
+            priors (`dict`, *optional*): Other recommenders over the same catalog, or their folders, and what the log
+                of their probabilities is multiplied by before it is added to the score; negative weights hold it
+                against an item. See [`~hf_rec.recommenders.fused.FusedRecommender`], which this is for one call. A
+                folder is loaded at each call; give the recommender itself to load it once.
+        """
+        if priors is None:
+            return super().recommend(histories, k, exclude, allow, timestamps, num_beams, batch_size)
+        from hf_rec.recommenders.folders import load
+        from hf_rec.recommenders.fused import FusedRecommender
+
+        parts = [prior if isinstance(prior, Recommender) else load(prior, self.model.device) for prior in priors]
+        fused = FusedRecommender([self, *parts], [1.0, *priors.values()])
+        return fused.recommend(histories, k, exclude, allow, timestamps, num_beams, batch_size)
+
     def _recommend_rows(
         self,
         histories: list[list[int]],
@@ -123,26 +165,67 @@ class LanguageModelRecommender(Recommender):
         timestamps: Times | None,
         num_beams: int | None,
     ) -> RankedRows:
+        return self.search_rows(histories, k, allowed, num_beams)
+
+    def search_rows(
+        self,
+        histories: list[list[int]],
+        k: int,
+        allowed: AllowedItems | None,
+        num_beams: int | None,
+        prior: ItemPrior | None = None,
+    ) -> RankedRows:
+        """
+        The lists of a batch, in catalog rows.
+
+        Args:
+            histories, k, allowed, num_beams: As `recommend` has them, in catalog rows.
+            prior ([`ItemPrior`], *optional*): What is added to the scores. It gives `-inf` to what is not allowed.
+        """
+        found = self.search(histories, k, allowed, num_beams, prior)
+        listed = zip(found.leaves.tolist(), found.scores.tolist(), strict=True)
+        if prior is None:
+            pairs = [self._listed_items(user, *entry, allowed, k) for user, entry in enumerate(listed)]
+        else:
+            values = prior.items.cpu().numpy()
+            pairs = [self._items_by_prior(*entry, values[user], k) for user, entry in enumerate(listed)]
+        lengths = np.array(list(map(len, pairs)))
+        last = np.array([listed[-1][1] if len(listed) == k else -np.inf for listed in pairs])
+        everything = lengths == [len(self.catalog) if allowed is None else allowed.count(u) for u in range(len(pairs))]
+        nan_scores = found.nan_scores.cpu().numpy()
+        margin = rounding_margin(self.model, self.scoring)
+        bound = found.pruned_bound.cpu().numpy() + (
+            margin if prior is None else (margin * prior.weight + prior.margin).cpu().numpy()
+        )
+        certified = (((lengths == k) & (last >= bound)) | everything) & (nan_scores == 0)
+        return RankedRows.from_pairs(pairs, k, certified, nan_scores)
+
+    def search(
+        self,
+        histories: list[list[int]],
+        k: int,
+        allowed: AllowedItems | None,
+        num_beams: int | None,
+        prior: ItemPrior | None = None,
+    ) -> SearchResult:
+        """The leaves that [`~LanguageModelRecommender.search_rows`] makes its lists from, and their certificate."""
         with evaluation_mode(self.model):
-            found = trie_beam_search(
+            input_ids, attention_mask = self.prompt_tokens(histories)
+            of_trie = None
+            if prior is not None:  # which also says what is allowed
+                of_trie, allowed = TriePrior.below_nodes(prior.to(input_ids.device), self.trie), None
+            return trie_beam_search(
                 self.model,
-                *self.prompt_tokens(histories),
+                input_ids,
+                attention_mask,
                 self.trie,
                 self._num_beams(k, num_beams),
                 tau=self.tau,
                 scoring=self.scoring,
                 allowed_leaves=None if allowed is None else self._allowed_leaves(allowed),
                 num_results=k,
+                prior=of_trie,
             )
-        listed = zip(found.leaves.tolist(), found.scores.tolist(), strict=True)
-        pairs = [self._listed_items(user, *entry, allowed, k) for user, entry in enumerate(listed)]
-        lengths = np.array(list(map(len, pairs)))
-        last = np.array([listed[-1][1] if len(listed) == k else -np.inf for listed in pairs])
-        everything = lengths == [len(self.catalog) if allowed is None else allowed.count(u) for u in range(len(pairs))]
-        nan_scores = found.nan_scores.cpu().numpy()
-        bound = found.pruned_bound.cpu().numpy() + rounding_margin(self.model, self.scoring)
-        certified = (((lengths == k) & (last >= bound)) | everything) & (nan_scores == 0)
-        return RankedRows.from_pairs(pairs, k, certified, nan_scores)
 
     def _score_rows(
         self, histories: list[list[int]], candidates: list[list[int]], timestamps: Times | None
@@ -226,6 +309,24 @@ class LanguageModelRecommender(Recommender):
                 rows = rows[allowed.has(user, rows)]
             listed += [(row, score) for row in rows.tolist()]
         return listed[:k]
+
+    def _items_by_prior(
+        self, leaves: list[int], scores: list[float], prior: np.ndarray, k: int
+    ) -> list[tuple[int, float]]:
+        """
+        The `k` best items of the `k` best leaves. The score of a leaf is that of its best item, and the items of a
+        leaf differ in their prior, `(N,)`, alone; equal ones come in row order.
+        """
+        kept = np.array(leaves[:k])[np.array(leaves[:k]) >= 0]
+        if not len(kept):
+            return []
+        sizes = self._leaf_sizes[kept]
+        starts = sizes.cumsum() - sizes
+        rows = self._leaf_rows[np.arange(sizes.sum()) + np.repeat(self._leaf_ptr[kept] - starts, sizes)]
+        behind = prior[rows] - np.repeat(np.maximum.reduceat(prior[rows], starts), sizes)
+        values = np.repeat(np.array(scores[: len(kept)], dtype=np.float32), sizes) + behind
+        order = np.lexsort((rows, -values))[:k]
+        return [(int(rows[place]), float(values[place])) for place in order if values[place] > -np.inf]
 
 
 def rounding_margin(model: nn.Module, scoring: str) -> float:

@@ -125,6 +125,35 @@ def evaluation_figure(trainings: Sequence[Training], key: str, title: str, label
     return figure
 
 
+def fusion_figure(fit: dict[str, Any]) -> "Figure":
+    """
+    Validation metric by the weight of each recommender but the first, at the best weights of the others; with two of
+    them also by history length. A ring marks the best.
+
+    Args:
+        fit (`dict`): Content of `fusion.json`.
+    """
+    plt = _pyplot()
+    lines = [(f"weight of {name}", place, fit["grid"]) for place, name in enumerate(fit["recommenders"]) if place > 0]
+    if len(lines) == 1 and fit["by_length"]:
+        lines = [("all rows", 1, fit["grid"])]
+        buckets = [bucket for bucket in fit["by_length"] if bucket["rows"]]
+        lines += [(f"histories of {bucket['lengths']}", 1, bucket["grid"]) for bucket in buckets]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        for number, (label, place, grid) in enumerate(lines):
+            weights = sorted({point["weights"][place] for point in grid})
+            values = [max(p["value"] for p in grid if p["weights"][place] == weight) for weight in weights]
+            best = int(np.argmax(values))
+            look = {"color": _COLORS[number % len(_COLORS)], "marker": _MARKERS[number % len(_MARKERS)], "ms": 4}
+            (line,) = axes.plot(weights, values, label=label, linestyle=_DASHES[number % len(_DASHES)], **look)
+            axes.plot(weights[best], values[best], "o", ms=12, mfc="none", mec=line.get_color(), mew=1.4)
+        axes.set(title="Weights of the fusion", ylabel=f"{short_name(fit['metric'])} on {fit['split']}")
+        axes.set_xlabel(f"weight of {fit['recommenders'][1]}" if len(fit["recommenders"]) == 2 else "weight")
+        _legend(figure, axes)
+    return figure
+
+
 def methods_figure(section: Section) -> "Figure":
     """NDCG and hit rate at the largest k of every method, with 95 % intervals."""
     last, names = section.example["ks"][-1], [method.name for method in section.methods]

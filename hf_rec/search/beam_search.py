@@ -21,6 +21,7 @@ from hf_rec.search.found_leaves import FoundLeaves, SearchResult
 from hf_rec.search.leaf_filter import LeafFilter
 from hf_rec.search.live_beams import Extension, LiveBeams, chain_tokens, next_beams
 from hf_rec.search.logits_process import check_scoring
+from hf_rec.search.priors import TriePrior
 from hf_rec.trie.csr import TrieCSR
 
 
@@ -35,6 +36,7 @@ def trie_beam_search(
     scoring: str = "valid",
     allowed_leaves: LeafFilter | None = None,
     num_results: int | None = None,
+    prior: TriePrior | None = None,
 ) -> SearchResult:
     """
     Find the most probable leaves of a trie for each prompt.
@@ -62,6 +64,8 @@ def trie_beam_search(
         num_results (`int`, *optional*, defaults to `num_beams`):
             Leaves wanted for each user. Prefixes that fall below that many found leaves are dropped early, so that any
             further entries of the result are leaves and scores like others, but not the next best ones.
+        prior ([`TriePrior`], *optional*): What items add to the score of their path. Prefixes are then ranked by the
+            best score that any item below them can have, and a leaf by that of its best item.
 
     Returns:
         [`SearchResult`]: Leaves with their scores, and the bound that tells whether they are the best ones.
@@ -86,9 +90,11 @@ def trie_beam_search(
             logits = prefixes.read_prompts(columns)
         else:
             logits = prefixes.feed(extension, beams.users, columns)
-        scores = _child_scores(trie, beams, logits, lookup, tau, scoring)
-        _give_up(scores, beams, trie, allowed_leaves, found)
-        following = next_beams(trie, beams, *_select(scores, beams, trie, found, num_results, scoring), follow_chains)
+        log_probs = _child_scores(trie, beams, logits, lookup, tau, scoring)
+        bounds = log_probs if prior is None else prior.bounds(log_probs, beams.users[beams.beam], beams.edge + 1)
+        _give_up(bounds, beams, trie, allowed_leaves, found)
+        children, alive = _select(bounds, beams, trie, found, num_results, scoring)
+        following = next_beams(trie, beams, children, log_probs[children], alive, follow_chains)
         if following is None:
             break
         if in_step:
@@ -196,7 +202,7 @@ def _give_up(scores: Tensor, beams: LiveBeams, trie: TrieCSR, allowed: LeafFilte
 
 def _select(
     scores: Tensor, beams: LiveBeams, trie: TrieCSR, found: FoundLeaves, num_results: int, scoring: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """
     Move finished children to `found`, and choose those that live on.
 
@@ -204,7 +210,7 @@ def _select(
     `[0, 3]`, and place 1 of user 1 is child `starts[1] + 1 = 4`, which is e.
 
     Returns:
-        `tuple`: Children `(U, W)` as places in `beams.edge`, their scores, and which of them live on.
+        `tuple`: Children `(U, W)` as places in `beams.edge`, and which of them live on.
     """
     num_users, num_beams = found.leaves.shape
     nodes = beams.edge + 1
@@ -233,7 +239,7 @@ def _select(
     # Scores never rise, so a prefix below the last wanted leaf cannot change the result.
     alive = (best > -torch.inf) & (best >= found.scores[:, num_results - 1 : num_results])
     found.prune(best.masked_fill(alive, -torch.inf))
-    return children(places), best, alive
+    return children(places), alive
 
 
 def _runs_in_step(model: nn.Module) -> bool:

@@ -17,10 +17,11 @@ class SearchResult:
 
     Attributes:
         leaves (`torch.LongTensor` of shape `(U, W)`): Leaf ids, best first, `-1` where there are no more.
-        scores (`torch.FloatTensor` of shape `(U, W)`): Log-probability of each leaf, `-inf` where there are no more.
+        scores (`torch.FloatTensor` of shape `(U, W)`): Score of each leaf, `-inf` where there are no more: its
+            log-probability, or with a prior that of its best item.
         pruned_bound (`torch.FloatTensor` of shape `(U,)`):
-            Highest log-probability of any pruned prefix that holds an allowed leaf, `-inf` if none was pruned. No leaf
-            that is missing from `leaves` can score higher, as scores never rise along a path.
+            Highest score of any pruned prefix that holds an allowed leaf, `-inf` if none was pruned. No leaf that is
+            missing from `leaves` can score higher, as scores never rise along a path.
         nan_scores (`torch.LongTensor` of shape `(U,)`):
             Prefixes with an allowed leaf whose score is NaN. They are given up, and nothing is known of what is below.
         steps (`int`): Forward passes of the model.

@@ -111,6 +111,11 @@ class TrieCSR:
         """Tokens that every item starts with."""
         return int(self.depth[self.start[0]])
 
+    @cached_property
+    def levels(self) -> list[int]:
+        """Nodes `levels[d] .. levels[d + 1] - 1` have depth d; the last entry is the number of nodes."""
+        return [0, *torch.bincount(self.depth).cumsum(0).tolist()]
+
     def to(self, device: str | torch.device) -> "TrieCSR":
         """The same trie on `device`; `self` where it is there already."""
         if self.device == torch.empty(0, device=device).device:
