@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_rec.columns import ATTENTION_MASK, IGNORE_INDEX, INPUT_IDS, LABELS, POSITION_IDS, SEGMENTS
+from hf_rec.columns import ATTENTION_MASK, FIRST_TOKENS, IGNORE_INDEX, INPUT_IDS, LABELS, POSITION_IDS, SEGMENTS, TASK
+from hf_rec.data.prompts.item_tasks import NEXT_ITEM, TEXT_ANSWER
 from hf_rec.data.trie_targets import TrieTargets, labelled
 from hf_rec.data.trie_walk import TrieWalk
 
@@ -29,8 +30,9 @@ class PromptCollator:
     """
     Lays tokenised prompts out as a batch, and finds for each label where it is predicted and what it is chosen from.
 
-    The labels of a row are one or more whole item paths; see [`TrieWalk`]. What follows a row's last label is cut off:
-    no loss reads it. Attention must be causal, so that padding on the right is never seen.
+    The labels of a row are one or more whole item paths; see [`TrieWalk`]. In rows of the task whose answer is text
+    they are any tokens. What follows a row's last label is cut off: no loss reads it. Attention must be causal, so
+    that padding on the right is never seen.
 
     Args:
         pad_token_id (`int`):
@@ -62,19 +64,22 @@ class PromptCollator:
         Make a batch.
 
         Args:
-            rows (`list[dict]`): Each with `input_ids` and `labels` of one length.
+            rows (`list[dict]`): Each with `input_ids` and `labels` of one length; all with `task` or none.
 
         Returns:
             `dict[str, torch.LongTensor]`: `input_ids` and `labels` of one shape, the fields of [`TrieTargets`] (with
             columns of the head where forced labels are dropped), and, of the same shape as `input_ids`,
             `attention_mask` where rows are padded, `position_ids` and `segments` where they are packed: which row a
-            token is of, counted from 1, and `-1` for padding.
+            token is of, counted from 1, and `-1` for padding. Where rows have it, also `task` of shape `(B,)`, and
+            `first_tokens`: which of the targets at the root of the trie are of the next item.
         """
         lengths, input_ids, labels = padded(rows, self.pad_token_id)
-        nodes = self._walk.nodes(labels)
+        tasks = np.array([row.get(TASK, NEXT_ITEM) for row in rows])
+        is_text = (tasks == TEXT_ANSWER)[:, None]
+        nodes = self._walk.nodes(np.where(is_text, IGNORE_INDEX, labels))
         branches = self._walk.branches(nodes)
         if self.drop_forced:
-            labels = np.where(branches, labels, IGNORE_INDEX)
+            labels = np.where(branches | is_text, labels, IGNORE_INDEX)
         columns = np.arange(labels.shape[1])
         lengths = np.where(labels != IGNORE_INDEX, columns + 1, 1).max(axis=1).clip(max=lengths)
         batch_rows, starts, shape = place(lengths, self.layout)
@@ -97,6 +102,10 @@ class PromptCollator:
         else:
             batch[POSITION_IDS] = _filled(shape, 0, places, np.broadcast_to(columns, real.shape)[real])
             batch[SEGMENTS] = _filled(shape, _NO_SEGMENT, places, np.nonzero(real)[0] + 1)
+        if TASK in rows[0]:
+            roots = targets.groups[: len(targets.root_columns)].numpy()
+            batch[TASK] = torch.from_numpy(tasks)
+            batch[FIRST_TOKENS] = torch.from_numpy(np.flatnonzero(tasks[roots] == NEXT_ITEM))
         return batch | targets.to_batch()
 
 

@@ -5,6 +5,8 @@ A collator makes them on the CPU, so that a training step need not read anything
 
 Shapes: B rows · T tokens · N predicted tokens, R of them at the root of the trie and D = N - R below it · E children
 of the D nodes, laid end to end · U different tokens among them.
+
+Tokens of text, which no trie knows, may stand behind those of items: then N = R + D and the number of those.
 """
 
 from dataclasses import dataclass, fields
@@ -26,12 +28,14 @@ _PREFIX = "target_"  # of the fields' names in a batch
 @dataclass(frozen=True)
 class TrieTargets:
     """
-    Predicted tokens, those at the root of the trie first. Without a trie `root_columns` and what follows is empty.
+    Predicted tokens: those at the root of the trie first, those below it next, those of text last. Without a trie
+    `root_columns` and what follows is empty.
 
     Attributes:
         positions (`torch.Tensor` of shape `(N,)`): Which of the B * T positions predicts: one before the token itself.
         tokens (`torch.Tensor` of shape `(N,)`): Token ids.
-        nodes (`torch.Tensor` of shape `(N,)`): Trie node from which each token is chosen, `-1` without a trie.
+        nodes (`torch.Tensor` of shape `(N,)`): Trie node from which each token is chosen, `-1` where any token of the
+            vocabulary may stand: without a trie, and in text.
         groups (`torch.Tensor` of shape `(N,)`): Row, or answer, that each token belongs to.
         root_columns (`torch.Tensor` of shape `(R,)`): Place of each token among the children of the root.
         columns (`torch.Tensor` of shape `(U,)`): Token ids that may follow any of the D nodes, ascending.
@@ -79,17 +83,18 @@ class TrieTargets:
         Args:
             positions, tokens, groups, nodes (`np.ndarray` of shape `(N,)`): The attributes of these names, in any
                 order.
-            trie ([`TrieCSR`]): On the CPU; each token is a child of its node.
+            trie ([`TrieCSR`]): On the CPU; each token is a child of its node, unless that is `-1`.
         """
-        order = np.argsort(nodes != trie.root, kind="stable")
+        order = np.argsort(np.where(nodes == DEAD_NODE, 2, nodes != trie.root), kind="stable")
         positions, tokens, groups, nodes = positions[order], tokens[order], groups[order], nodes[order]
-        num_root = int((nodes == trie.root).sum())
+        num_root, num_items = int((nodes == trie.root).sum()), int((nodes != DEAD_NODE).sum())
+        deep_nodes, deep_tokens = nodes[num_root:num_items], tokens[num_root:num_items]
         root_tokens, _ = (part.numpy() for part in trie.children_flat(torch.tensor([trie.root])))
-        children, offsets = (part.numpy() for part in trie.children_flat(torch.from_numpy(nodes[num_root:])))
+        children, offsets = (part.numpy() for part in trie.children_flat(torch.from_numpy(deep_nodes)))
         columns, column_of_child = np.unique(children, return_inverse=True)
         counts = np.diff(offsets)
         edges = np.repeat(np.arange(len(counts)) * len(columns), counts) + column_of_child
-        target_edges = np.flatnonzero(children == np.repeat(tokens[num_root:], counts))
+        target_edges = np.flatnonzero(children == np.repeat(deep_tokens, counts))
         root_columns = np.searchsorted(root_tokens, tokens[:num_root])
         arrays = (positions, tokens, nodes, groups, root_columns, columns, edges, offsets, target_edges)
         return cls(*map(_tensor, arrays))

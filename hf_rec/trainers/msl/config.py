@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hf_rec.data.prompts.item_tasks import check_tasks
 from hf_rec.data.prompts.path_forms import check_supervision
 from hf_rec.trainers.language_config import LanguageConfig
 
@@ -29,6 +30,12 @@ class MSLConfig(LanguageConfig):
             `"last"`: the target is the only label of a row, as in the paper. `"all"`: so is every item of the history
             from `supervise_from` on that the prompt keeps; not for encoder-decoder models, whose encoder sees the
             history as a whole.
+        tasks (`dict[str, float]` or `None`, *optional*, defaults to `None`):
+            Tasks beside the next item, whose rows are made from the catalog where `item_path` is one of codes: rows of
+            `"title_to_code"` and `"code_to_title"` for every row of `"next_item"`, such as `{"next_item": 1,
+            "title_to_code": 0.2}`. A code is an answer under `loss_type` as every item; a title is text, whose every
+            token is a label with cross-entropy over the vocabulary. Labels of all tasks weigh the same. Not for
+            encoder-decoder models and streams.
         packing (`bool`, *optional*, defaults to `False`):
             Lay the rows of a training batch end to end, kept apart by attention: same loss, and next to no padding.
             Needs a model whose attention takes a mask of one's own (`"sdpa"`, `"eager"`) or sequence lengths
@@ -50,10 +57,23 @@ class MSLConfig(LanguageConfig):
     supervise: Literal["last", "all"] = field(
         default="last", metadata={"help": "What is a label: the target alone, or the history too."}
     )
+    tasks: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": "Rows of next_item, title_to_code and code_to_title in relation to each other, as JSON."},
+    )
     packing: bool = field(default=False, metadata={"help": "Lay the rows of a training batch end to end."})
+
+    _VALID_DICT_FIELDS = LanguageConfig._VALID_DICT_FIELDS + ["tasks"]
+
+    @property
+    def task_shares(self) -> dict[str, float]:
+        """`tasks` as a dictionary; empty for the next item alone."""
+        return {} if isinstance(self.tasks, str) else dict(self.tasks or {})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tasks is not None:
+            check_tasks(self.task_shares)
         check_supervision(self.supervise, self.item_path, self.history_path)
         if not 0 < self.eta < 1:
             raise ValueError(f"`eta` must be between 0 and 1, got {self.eta}.")

@@ -13,7 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_rec.columns import ATTENTION_MASK, DECODER_INPUT_IDS, HISTORY, INPUT_IDS, LABELS, SEGMENTS
+from hf_rec.columns import (
+    ATTENTION_MASK,
+    DEAD_NODE,
+    DECODER_INPUT_IDS,
+    FIRST_TOKENS,
+    HISTORY,
+    INPUT_IDS,
+    LABELS,
+    SEGMENTS,
+    TASK,
+)
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.collators import PromptCollator
 from hf_rec.data.encoder_decoder_collator import EncoderDecoderCollator
@@ -30,6 +40,8 @@ from hf_rec.trainers.item_rows import warm_leaves
 from hf_rec.trainers.language_trainer import RANKED, LanguageTrainer
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.rows import PromptRows
+from hf_rec.trainers.msl.task_losses import TaskLosses
+from hf_rec.trainers.msl.task_rows import with_tasks
 from hf_rec.trainers.msl.temperature import Temperature
 from hf_rec.trainers.packed_rows import PackedRows
 from hf_rec.trainers.seen_leaves import SEEN_LEAVES, WithSeenLeaves
@@ -151,6 +163,8 @@ class MSLTrainer(LanguageTrainer):
             self.prompt, self.catalog, args.dataset_num_proc, keeps_history=args.seen == "mask"
         )
         train_rows = self._prompt_rows.for_training(train_dataset, args.supervise)
+        if shares := args.task_shares:
+            train_rows = with_tasks(train_rows, shares, self.prompt, start.tokenizer, self.catalog, args.seed)
         drop_forced = args.loss_type == "msl"
         collator: Any = PromptCollator(
             pad_token_id,
@@ -180,6 +194,7 @@ class MSLTrainer(LanguageTrainer):
         first = min(max(start.tau, args.tau_min), args.tau_max) if args.adaptive_tau else start.tau
         num_valid = int(csr.num_children[csr.root])
         self.temperature = Temperature(first, num_valid, args.eta, args.tau_min, args.tau_max, self.args.device)
+        self._task_losses = TaskLosses(self.args.device) if args.tasks else None
         self._diagnosed_step: int | None = None
         if args.adaptive_tau:
             self.add_callback(_TemperatureCallback(self))
@@ -198,7 +213,7 @@ class MSLTrainer(LanguageTrainer):
     # Data
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [INPUT_IDS, LABELS, HISTORY]
+        self._signature_columns = [INPUT_IDS, LABELS, HISTORY, TASK]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         with self.collating_with(self._ranking_collator):
@@ -228,7 +243,7 @@ class MSLTrainer(LanguageTrainer):
         """
         Sum of the losses of the labels, divided by the labels of the whole accumulated, distributed batch.
 
-        Under `"msl"` a label counts where the trie branches; the loss at the others is exactly 0.
+        Under `"msl"` a label of an item counts where the trie branches; the loss at the others is exactly 0.
         """
         targets = TrieTargets.from_batch(inputs)
         model_inputs = self._model_inputs(model, inputs)
@@ -242,9 +257,11 @@ class MSLTrainer(LanguageTrainer):
             logits = valid_logits(model, self.head, model_inputs, targets, self._root_tokens, rows)
             losses, whole = logits.losses(self.tau), logits.whole
             if self.args.adaptive_tau and model.training:
-                self.temperature.observe(*logits.first_token_logits())
+                self.temperature.observe(*logits.first_token_logits(inputs.get(FIRST_TOKENS)))
         if len(diagnosed):
             self._diagnose(whole, targets.tokens[diagnosed], targets.nodes[diagnosed])
+        if self._task_losses is not None and TASK in inputs:
+            self._task_losses.add(losses, inputs[TASK].index_select(0, targets.groups))
         loss = self.scale_loss(losses.sum(), len(losses), num_items_in_batch)
         return (loss, {"losses": losses}) if return_outputs else loss
 
@@ -270,8 +287,9 @@ class MSLTrainer(LanguageTrainer):
     @torch.no_grad()
     def _diagnose(self, logits: Tensor, tokens: Tensor, nodes: Tensor) -> None:
         """Note how plain SFT's loss and gradient divide, where the trie branches."""
+        is_item, nodes = nodes != DEAD_NODE, nodes.clamp(min=self.csr.root)
         parts = sft_parts(logits, tokens, self.csr.children(nodes))
-        branches = self.csr.num_children[nodes] > 1
+        branches = is_item & (self.csr.num_children[nodes] > 1)
         invalid_loss, valid_loss, invalid_gradient, valid_gradient = ((part * branches).sum() for part in parts)
         count = branches.sum().clamp(min=1)
         total = (invalid_gradient + valid_gradient).clamp(min=1e-12)
@@ -280,11 +298,13 @@ class MSLTrainer(LanguageTrainer):
         self._logged["valid_loss"].append(valid_loss / count)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the temperature, and the share of its updates that met a limit."""
+        """Add the temperature, the share of its updates that met a limit, and the loss of each task."""
         if "loss" in logs:
             logs["tau"] = self.tau
             if (clamped := self.temperature.pop_clamped_share()) is not None:
                 logs["tau_clamped"] = clamped
+            if self._task_losses is not None:
+                logs |= self._task_losses.pop(self.accelerator)
         super().log(logs, start_time)
 
     # Evaluation
@@ -360,5 +380,9 @@ def _check_encoder_decoder(model: nn.Module, args: MSLConfig) -> int:
         raise ValueError(
             f"`packing` must be False for {type(base_model(model)).__name__}: its encoder and its decoder have rows "
             "of their own. Set `train_sampling_strategy` to 'group_by_length' to save padding."
+        )
+    if args.tasks:
+        raise ValueError(
+            f"`tasks` must be None for {type(base_model(model)).__name__}: rows of other tasks are made for a decoder."
         )
     return decoder_start_token(base_model(model).config)
