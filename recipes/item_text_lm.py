@@ -30,7 +30,7 @@ from trl import ModelConfig
 
 from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
-from hf_rec.data.prompts.retrieval import attribute_text
+from hf_rec.data.prompts.item_attributes import attribute_text
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.models.loading import load_weights
 from hf_rec.trainers.checkpoints import checkpoint_to_resume

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
+from hf_rec.data.prompts.item_attributes import attribute_texts
 from hf_rec.data.prompts.path_forms import PathForms, item_texts
 from hf_rec.models.language.from_scratch import new_causal_lm, new_seq2seq_lm, new_tokenizer
 
@@ -29,6 +30,7 @@ class NewLMArguments:
     output_dir: str = field(metadata={"help": "Folder for the model and the tokenizer."})
     item_path: str = field(default="title", metadata={"help": "As in training: decides which texts are used."})
     history_path: str | None = field(default=None, metadata={"help": "As in training."})
+    item_attributes: list[str] | None = field(default=None, metadata={"help": "As in training."})
     vocab_size: int = field(
         default=4000, metadata={"help": "Most tokens of the byte-level BPE; without texts there are 258."}
     )
@@ -57,9 +59,9 @@ class NewLMArguments:
 
 def main(args: NewLMArguments) -> None:
     catalog = Catalog.load(args.data_dir)
-    forms = PathForms.parse(args.item_path, args.history_path)
-    texts = chain.from_iterable(item_texts(catalog, form) for form in forms.worded)
-    tokenizer = new_tokenizer(texts, args.vocab_size)
+    forms = PathForms.parse(args.item_path, args.history_path, args.item_attributes)
+    texts = [*(item_texts(catalog, form) for form in forms.worded), attribute_texts(catalog, forms.attributes)]
+    tokenizer = new_tokenizer(chain.from_iterable(texts), args.vocab_size)
     size = (args.hidden_size, args.num_layers, args.num_heads)
     model: PreTrainedModel
     if args.architecture == "gpt2":

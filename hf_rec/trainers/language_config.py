@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hf_rec.data.prompts.frame import check_frame
 from hf_rec.data.prompts.path_forms import PathForms
 from hf_rec.evaluation.protocol import Seen
 from hf_rec.trainers.base_config import RecommenderConfig
@@ -21,7 +22,7 @@ class LanguageConfig(RecommenderConfig):
             Temperature of the softmax over tokens, greater than 0. `None` for that of the folder the model comes from,
             and 1.0 without one.
         prompt_form (`str`, *optional*, defaults to `"plain"`):
-            `"plain"`, `"alpaca"` or `"chat"`. This and the next four make a prompt where neither the trainer nor the
+            `"plain"`, `"alpaca"` or `"chat"`. This and the next seven make a prompt where neither the trainer nor the
             folder of the model has one.
         max_length (`int` or `None`, *optional*, defaults to `512`):
             Tokens of prompt and answer; the oldest items of a history are dropped to fit.
@@ -33,6 +34,12 @@ class LanguageConfig(RecommenderConfig):
         history_path (`str` or `None`, *optional*, defaults to `None`):
             What stands for an item in the history: one of these forms, or several joined by `+`. `None` for
             `item_path`.
+        item_attributes (`list[str]` or `None`, *optional*, defaults to `None`):
+            Attributes of the catalog that follow each item of the history, where the item has them.
+        instruction (`str` or `None`, *optional*, defaults to `None`):
+            Task in words of your own, for the forms `"alpaca"` and `"chat"`.
+        template (`str` or `None`, *optional*, defaults to `None`):
+            The whole text around the history, with `{history}` in its place; for the forms `"plain"` and `"chat"`.
         path_token_init (`str`, *optional*, defaults to `"mean"`):
             Where the tokens of codes and items start: `"mean"`, around the mean of the vocabulary, or `"words"`, the
             mean of the words of the titles of the items under each.
@@ -69,6 +76,13 @@ class LanguageConfig(RecommenderConfig):
     history_path: str | None = field(
         default=None, metadata={"help": "Forms of an item in the history, joined by +; as item_path if not given."}
     )
+    item_attributes: list[str] | None = field(
+        default=None, metadata={"help": "Attributes that follow each item of the history."}
+    )
+    instruction: str | None = field(default=None, metadata={"help": "Task in words of your own, for alpaca and chat."})
+    template: str | None = field(
+        default=None, metadata={"help": "The whole text around the history, with {history} in its place."}
+    )
     path_token_init: Literal["mean", "words"] = field(
         default="mean", metadata={"help": "Where the tokens of codes and items start."}
     )
@@ -97,7 +111,8 @@ class LanguageConfig(RecommenderConfig):
         super().__post_init__()
         if self.tau is not None and not self.tau > 0:
             raise ValueError(f"`tau` must be greater than 0, got {self.tau}. Use 1.0 for a plain softmax.")
-        PathForms.parse(self.item_path, self.history_path)
+        PathForms.parse(self.item_path, self.history_path, self.item_attributes)
+        check_frame(self.prompt_form, self.instruction, self.template)
         if self.eval_num_beams is not None and (self.eval_num_beams < 0 or 0 < self.eval_num_beams < 10):
             raise ValueError(
                 f"`eval_num_beams` must be 0 for no ranking, or at least 10 for the 10 places that are measured, got "

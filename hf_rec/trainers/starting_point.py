@@ -30,7 +30,16 @@ logger = logging.get_logger(__name__)
 
 _CHANGES = ("shortened", "unnamed", "merged")  # counts of `Prompt.report` that a user should see
 _PROMPT_SETTINGS = {"prompt_form": "form"} | {
-    name: name for name in ("max_length", "max_history", "item_path", "history_path")
+    name: name
+    for name in (
+        "max_length",
+        "max_history",
+        "item_path",
+        "history_path",
+        "item_attributes",
+        "instruction",
+        "template",
+    )
 }
 
 
@@ -209,6 +218,9 @@ def _resolve_items(
         max_history=args.max_history,
         item_path=args.item_path,
         history_path=args.history_path,
+        item_attributes=args.item_attributes,
+        instruction=args.instruction,
+        template=args.template,
     )
     report = prompt.report()
     if changed := {name: count for name, count in report.items() if name in _CHANGES and count}:

@@ -263,6 +263,21 @@ def test_a_head_with_a_bias_is_trained_whole_and_other_adapters_are_refused(tiny
         grow_vocabulary(get_peft_model(model, config), model.config.vocab_size + 1, [model.config.vocab_size])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_attributes_and_wording_come_from_the_arguments(train, tiny_lm, tmp_path, method):
+    words = {"item_attributes": ["textual_id"], "template": "Seen: {history}Next: "}
+    trainer = train(method, tiny_lm(), item_path="codes:rq", **words)
+    assert (trainer.prompt.item_attributes, trainer.prompt.template) == tuple(words.values())
+    trainer.save_model()
+    assert_lists_are_those_of_brute_force(load_recommender(tmp_path / "run", device="cpu"))
+    told = train(method, tiny_lm(), prompt_form="alpaca", instruction="Name a film.", steps=0)
+    assert told.prompt.instruction == "Name a film."
+    with pytest.raises(ValueError, match="No item of the catalog has an attribute 'maker'"):
+        train(method, tiny_lm(), item_attributes=["maker"], steps=0)
+    with pytest.raises(ValueError, match="got 0 in 'Next: '"):
+        METHODS[method][1](str(tmp_path), template="Next: ")
+
+
 def test_training_goes_on_from_a_folder_of_codes(train, tiny_lm, catalog, tmp_path):
     first = train("msl", tiny_lm(), item_path="codes:rq", history_path="codes:rq+title", folder="first")
     first.save_model()

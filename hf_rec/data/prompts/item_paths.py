@@ -6,6 +6,7 @@ that an item whose title starts another title can be told from it. Codes are all
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.item_attributes import attribute_texts
 from hf_rec.data.prompts.path_forms import PathForms, is_text, item_texts
 from hf_rec.data.prompts.path_tokens import token_paths
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
@@ -119,8 +121,10 @@ def encode_catalog(
             found[form] = token_paths(tokenizer, catalog, form).tolist()
     answers = EncodedPaths.from_lists(found[forms.answer])
     history = answers
-    if forms.history != (forms.answer,):
-        parts = zip(*(found[form] for form in forms.history), strict=True)
+    if forms.history != (forms.answer,) or forms.attributes:
+        behind, cut = _attributes(catalog, forms.attributes, encoder, separator_ids, max_item_tokens)
+        counts.update({"shortened": cut} if cut else {})
+        parts = zip(*(found[form] for form in forms.history), behind, strict=True)
         history = EncodedPaths.from_lists([list(chain.from_iterable(item)) for item in parts])
     sharing = Counter(map(tuple, found[forms.answer]))
     report = {
@@ -131,6 +135,16 @@ def encode_catalog(
         "sharing": sum(count for count in sharing.values() if count > 1),
     }
     return answers, history, report
+
+
+def _attributes(
+    catalog: Catalog, names: Sequence[str], encoder: PlainTextEncoder, separator_ids: list[int], max_item_tokens: int
+) -> tuple[list[list[int]], int]:
+    """What follows each item in a history: its attributes, where it has any. Also how many had to be cut."""
+    texts = encoder.encode_batch(attribute_texts(catalog, names))
+    room = max_item_tokens - len(separator_ids)
+    cut = sum(len(text) > room for text in texts)
+    return [text[:room] + separator_ids if text else [] for text in texts], cut
 
 
 def _text_paths(

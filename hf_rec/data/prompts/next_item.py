@@ -19,6 +19,7 @@ import numpy as np
 from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABELS
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.checks import check_rows, probe_hash
+from hf_rec.data.prompts.frame import check_frame, encode_frame
 from hf_rec.data.prompts.item_paths import EncodedPaths, encode_catalog, resolve_separator
 from hf_rec.data.prompts.path_forms import DIGITS, TITLE, PathForms, check_supervision, source_sha256
 from hf_rec.data.prompts.stored_paths import PATHS_FILE, load_paths, save_paths
@@ -31,15 +32,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 PROMPT_FILE = "prompt.json"
-FORMS = ("plain", "alpaca", "chat")
-PREAMBLE = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-    "response that appropriately completes the request."
-)
-INSTRUCTION = (
-    "The input lists the items a user has chosen, oldest first, one on each line. Write the item chosen next."
-)
-HISTORY_PLACEHOLDER = "[[the history of the user]]"
 
 
 @dataclass(frozen=True)
@@ -90,6 +82,13 @@ class Prompt:
         history_path (`str`, *optional*):
             What stands for an item in the history: one of these forms, or several joined by `+`, such as
             `"codes:rq+title"`. As `item_path` where not given.
+        item_attributes (`list[str]`, *optional*):
+            Attributes of the catalog that follow each item of the history as ` name: value`. What an item lacks is
+            left out; the answer has none.
+        template (`str`, *optional*):
+            The whole text around the history in your own words, with `{history}` where the items go, one after the
+            other, each with its separator. Other braces are text, and what spells a control token is one. Under
+            `form="chat"` it is the user's message.
 
     Attributes:
         separator_ids (`list[int]`): Tokens that end every item.
@@ -109,19 +108,19 @@ class Prompt:
         instruction: str | None = None,
         item_path: str = "title",
         history_path: str | None = None,
+        item_attributes: Sequence[str] | None = None,
+        template: str | None = None,
         _saved: "_Saved | None" = None,
     ):
-        if form not in FORMS:
-            raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}.")
+        check_frame(form, instruction, template)
         if max_history is not None and max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, or None for no limit, got {max_history}.")
-        if form == "plain" and instruction is not None:
-            raise ValueError('`instruction` has no place in form="plain". Use form="alpaca" or form="chat".')
         if len(catalog) == 0:
             raise ValueError("`catalog` is empty. A prompt needs at least one item.")
         self.form, self.separator, self.instruction = form, separator, instruction
         self.max_length, self.max_history, self.max_item_tokens = max_length, max_history, max_item_tokens
-        self.forms = PathForms.parse(item_path, history_path)
+        self.template, self.item_attributes = template, list(item_attributes) if item_attributes else None
+        self.forms = PathForms.parse(item_path, history_path, item_attributes)
         self.item_path, self.history_path = item_path, None if history_path == item_path else history_path
         encoder = PlainTextEncoder(tokenizer)
         self.separator_ids = resolve_separator(tokenizer, encoder, separator)
@@ -133,7 +132,8 @@ class Prompt:
                 catalog, self.forms, tokenizer, encoder, self.separator_ids, max_item_tokens
             )
         self._lengths = self._items.lengths  # of an item in a history
-        head, tail = _saved.frame if _saved is not None else self._encode_frame(tokenizer, encoder)
+        wording = (form, instruction, template, self.separator_ids)
+        head, tail = _saved.frame if _saved is not None else encode_frame(tokenizer, encoder, *wording)
         self._head, self._tail = np.asarray(head, dtype=np.int32), np.asarray(tail, dtype=np.int32)
         self._probes = probe_hash(tokenizer, encoder)
         longest_answer, longest_item = int(self._answers.lengths.max()), int(self._lengths.max())
@@ -299,7 +299,8 @@ class Prompt:
                 f"`tokenizer` encodes text in another way than the one that {path} was saved with. Load the tokenizer "
                 "from the same folder as the prompt, or make a new prompt and trie and train again."
             )
-        forms = PathForms.parse(settings.get("item_path", TITLE), settings.get("history_path"))
+        names = ("history_path", "item_attributes")
+        forms = PathForms.parse(settings.get("item_path", TITLE), *map(settings.get, names))
         is_same = source_sha256(catalog, forms.columns) == paths_catalog
         stored = load_paths(path.parent, paths_sha256, len(catalog)) if is_same else None
         if stored is None and DIGITS in forms.all:
@@ -319,8 +320,8 @@ class Prompt:
 
     def _state(self) -> dict:
         names = ("form", "max_length", "max_history", "max_item_tokens", "separator", "instruction")
-        choices = {"item_path": (self.item_path, TITLE), "history_path": (self.history_path, None)}
-        unusual = {name: value for name, (value, usual) in choices.items() if value != usual}
+        usual = {"item_path": TITLE, "history_path": None, "item_attributes": None, "template": None}
+        unusual = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return {
             "settings": {name: getattr(self, name) for name in names} | unusual,
             "separator_ids": self.separator_ids,
@@ -328,30 +329,6 @@ class Prompt:
             "tail": self._tail.tolist(),
             "probes": self._probes,
         }
-
-    def _encode_frame(
-        self, tokenizer: "PreTrainedTokenizerBase", encoder: PlainTextEncoder
-    ) -> tuple[list[int], list[int]]:
-        """Tokens before and after the history."""
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        if self.form == "plain":
-            return start or self.separator_ids, []
-        instruction = INSTRUCTION if self.instruction is None else self.instruction
-        if self.form == "alpaca":
-            head = f"{PREAMBLE}\n\n### Instruction:\n{instruction}\n\n### Input:\n"
-            return start + encoder(head), encoder("\n### Response:\n")
-        if tokenizer.chat_template is None:
-            raise ValueError('`form="chat"` needs a tokenizer with a chat template. Set one, or use form="alpaca".')
-        message = {"role": "user", "content": f"{instruction}\n\n{HISTORY_PLACEHOLDER}"}
-        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        pieces = text.split(HISTORY_PLACEHOLDER)
-        if len(pieces) != 2:
-            raise ValueError(
-                f"The chat template shows the user's message {len(pieces) - 1} times or changes it, so the history "
-                'has not one place. Use form="alpaca".'
-            )
-        head, tail = (tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else [] for piece in pieces)
-        return head, tail
 
     def _keep(self, history: Sequence[int]) -> np.ndarray:
         """Rows of the newest items that fit."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_rec.data.catalog import Catalog, is_missing
+from hf_rec.data.prompts.item_attributes import no_such_attribute
 from hf_rec.data.titles import clean_title
 
 
@@ -30,19 +31,24 @@ class PathForms:
     Attributes:
         answer (`str`): Form of the path that the model writes.
         history (`tuple[str, ...]`): Forms whose paths, one after the other, are an item of the history.
+        attributes (`tuple[str, ...]`): Attributes that follow them there.
     """
 
     answer: str
     history: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, item_path: str, history_path: str | None = None) -> "PathForms":
+    def parse(
+        cls, item_path: str, history_path: str | None = None, item_attributes: Sequence[str] | None = None
+    ) -> "PathForms":
         """
-        Read the two settings.
+        Read the settings.
 
         Args:
             item_path (`str`): One form.
             history_path (`str`, *optional*): One form, or several joined by `+`; as the answer where not given.
+            item_attributes (`list[str]`, *optional*): Names of attributes.
         """
         if not isinstance(item_path, str) or "+" in item_path:
             raise ValueError(
@@ -61,7 +67,10 @@ class PathForms:
                     )
             if repeated := [form for form, count in Counter(forms).items() if count > 1]:
                 raise ValueError(f"`{name}` names {repeated[0]!r} twice. Name it once.")
-        return cls(item_path, history)
+        attributes = item_attributes or ()
+        if isinstance(attributes, str) or not all(isinstance(name, str) and name for name in attributes):
+            raise ValueError(f"`item_attributes` must be a list of names, such as [brand], got {item_attributes!r}.")
+        return cls(item_path, history, tuple(attributes))
 
     @property
     def all(self) -> list[str]:
@@ -81,7 +90,7 @@ class PathForms:
     @property
     def columns(self) -> list[str]:
         """Columns of the catalog's attributes that the paths are made from."""
-        return [form.removeprefix(CODES) for form in self.all if form not in (TITLE, ID, DIGITS)]
+        return [form.removeprefix(CODES) for form in self.all if form not in (TITLE, ID, DIGITS)] + [*self.attributes]
 
 
 def is_text(form: str) -> bool:
@@ -159,11 +168,7 @@ def _column(catalog: Catalog, column: str) -> list[Any]:
     values = [attributes.get(column) for attributes in catalog.attributes]
     missing = [row for row, value in enumerate(values) if is_missing(value) or value == ""]
     if len(missing) == len(values):
-        known = sorted({name for attributes in catalog.attributes for name in attributes})
-        raise ValueError(
-            f"No item of the catalog has an attribute {column!r}. "
-            + (f"There are {', '.join(map(repr, known))}." if known else "Its items have no attributes at all.")
-        )
+        raise no_such_attribute(catalog, column)
     _refuse_missing(catalog, column, missing)
     return values
 

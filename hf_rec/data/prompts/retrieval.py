@@ -24,8 +24,8 @@ from torch import Tensor
 from hf_rec.columns import ATTENTION_MASK, INPUT_IDS, PADDING_ITEM, SLOT_ITEMS
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.checks import check_rows, probe_hash
+from hf_rec.data.prompts.item_attributes import attribute_text
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
-from hf_rec.data.titles import clean_title
 from hf_rec.files import StandingFiles, replacing
 
 
@@ -312,17 +312,6 @@ def pad_prompts(prompts: Sequence[dict[str, Sequence[int]]]) -> dict[str, Tensor
         array[real] = np.concatenate([np.asarray(prompt[name], dtype=np.int64) for prompt in prompts])
     arrays = {INPUT_IDS: input_ids, ATTENTION_MASK: real.astype(np.int64), SLOT_ITEMS: slot_items}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def attribute_text(values: dict, names: Sequence[str]) -> str:
-    """` name: value` for each attribute that an item has; a list of strings is joined."""
-    pieces = []
-    for name in names:
-        value = values.get(name)
-        text = clean_title(" ".join(map(str, value)) if isinstance(value, list) else str(value))
-        if value not in (None, "", []) and text:
-            pieces.append(f" {name}: {text}")
-    return "".join(pieces)
 
 
 def _flatten(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -40,8 +40,8 @@ class MSLConfig(LanguageConfig):
             Lay the rows of a training batch end to end, kept apart by attention: same loss, and next to no padding.
             Needs a model whose attention takes a mask of one's own (`"sdpa"`, `"eager"`) or sequence lengths
             (FlashAttention), which is tried out at the first step; others are refused, encoder-decoder models too.
-        scoring, tau, prompt_form, max_length, max_history, item_path, history_path, path_token_init, seen,
-        eval_num_beams, train_sampling_strategy, dataset_num_proc, model_init_kwargs:
+        scoring, tau, prompt_form, max_length, max_history, item_path, history_path, item_attributes, instruction,
+        template, path_token_init, seen, eval_num_beams, train_sampling_strategy, dataset_num_proc, model_init_kwargs:
             As in [`LanguageConfig`].
     """
 

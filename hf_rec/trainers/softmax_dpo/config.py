@@ -65,8 +65,8 @@ class SoftmaxDPOConfig(LanguageConfig, DPOConfig):
             whole and counted. Answers are never cut.
         eval_num_beams (`int` or `None`, *optional*, defaults to `0`):
             As in [`LanguageConfig`]. A ranking needs item rows.
-        prompt_form, max_history, item_path, history_path, path_token_init, seen, train_sampling_strategy,
-        dataset_num_proc, model_init_kwargs:
+        prompt_form, max_history, item_path, history_path, item_attributes, instruction, template, path_token_init,
+        seen, train_sampling_strategy, dataset_num_proc, model_init_kwargs:
             As in [`LanguageConfig`].
     """
 
