@@ -1,14 +1,18 @@
 """How often a training step waits for values from its device, counted on the CPU."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
 
+from hf_rec import Catalog
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.trainer import MSLTrainer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 from hf_rec.trainers.softmax_dpo.trainer import SoftmaxDPOTrainer
+from tests.conftest import FILMS
 from tests.host_reads import host_reads
 
 
@@ -56,6 +60,15 @@ class TestTrainingStepsReadLittle:
     def test_of_msl(self, tmp_path, tiny_lm, bpe_tokenizer, tiny_catalog, options):
         args = MSLConfig(**settings(tmp_path, **options))
         trainer = MSLTrainer(tiny_lm("llama"), args, ROWS, processing_class=bpe_tokenizer, catalog=tiny_catalog)
+        places = counted(trainer)
+        assert places.total() <= 3, places
+
+    def test_of_msl_with_tasks(self, tmp_path, tiny_lm, bpe_tokenizer):
+        records = [{"item_id": n, "title": title, "rq": [n % 3, n]} for n, title in enumerate(FILMS)]
+        tasks = {"next_item": 1, "title_to_code": 1, "code_to_title": 1}
+        args = MSLConfig(**settings(tmp_path, tasks=tasks, item_path="codes:rq", adaptive_tau=True))
+        tokenizer, catalog = copy.deepcopy(bpe_tokenizer), Catalog.from_records(records)
+        trainer = MSLTrainer(tiny_lm("llama"), args, ROWS, processing_class=tokenizer, catalog=catalog)
         places = counted(trainer)
         assert places.total() <= 3, places
 

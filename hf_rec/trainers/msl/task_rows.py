@@ -1,7 +1,7 @@
 """Training rows of several tasks in one data set, in fixed shares."""
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -46,15 +46,15 @@ def with_tasks(
         share = tasks.get(name, 0) / tasks[TASKS[NEXT_ITEM]]
         if task != NEXT_ITEM and (count := round(share * len(rows))):
             items = _drawn_items(count, len(catalog), np.random.default_rng([seed, task]))
-            parts.append(_task_rows(task, items, TaskPrompt(task, prompt, tokenizer, catalog), prompt.max_length))
+            asked = TaskPrompt(task, prompt, tokenizer, catalog)
+            parts.append(_task_rows(task, items, asked, prompt.max_length, parts[0].features))
     counts = [len(part) for part in parts]
     named = ", ".join(
         f"{count:,} of {TASKS[part[0][TASK]]}" for count, part in zip(counts, parts, strict=True) if count
     )
     logger.warning(f"Training rows: {named}.")
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
-    joined = concatenate_datasets([parts[0], *(part.cast(parts[0].features) for part in parts[1:])])
-    return joined.select(np.argsort(places, kind="stable"))
+    return concatenate_datasets(parts).select(np.argsort(places, kind="stable"))
 
 
 def _drawn_items(count: int, num_items: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,7 +62,7 @@ def _drawn_items(count: int, num_items: int, rng: np.random.Generator) -> np.nda
     return np.concatenate([rng.permutation(num_items) for _ in range(-(-count // num_items))])[:count]
 
 
-def _task_rows(task: int, items: np.ndarray, prompt: TaskPrompt, max_length: int) -> Dataset:
+def _task_rows(task: int, items: np.ndarray, prompt: TaskPrompt, max_length: int, features: Features) -> Dataset:
     encoded = [prompt.encode(item) for item in items.tolist()]
     longest = max(len(row[INPUT_IDS]) for row in encoded)
     if longest > max_length:
@@ -70,4 +70,4 @@ def _task_rows(task: int, items: np.ndarray, prompt: TaskPrompt, max_length: int
             f"`max_length` is {max_length}, too few for {TASKS[task]}, which has a row of {longest} tokens. Raise it."
         )
     columns = {name: [row[name] for row in encoded] for name in (INPUT_IDS, LABELS)}
-    return Dataset.from_dict(columns | {TASK: [task] * len(encoded)})
+    return Dataset.from_dict(columns | {TASK: [task] * len(encoded)}, features=features)
