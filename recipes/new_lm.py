@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
 from hf_rec.data.prompts.item_attributes import attribute_texts
-from hf_rec.data.prompts.path_forms import PathForms, item_texts
+from hf_rec.data.prompts.item_paths import resolve_separator
+from hf_rec.data.prompts.path_forms import PathForms, is_text, item_texts
+from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.models.language.from_scratch import new_causal_lm, new_seq2seq_lm, new_tokenizer
 
 
@@ -48,12 +50,15 @@ class NewLMArguments:
     feed_forward_size: int | None = field(
         default=None, metadata={"help": "Feed-forward width of T5, 1,024 if not given."}
     )
+    whole_words: bool = field(
+        default=False, metadata={"help": "Give T5 a vector for each item of the history, added to all its tokens."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the weights."})
 
     def __post_init__(self) -> None:
-        unused = ("head_size", "feed_forward_size") if self.architecture == "gpt2" else ("max_length",)
-        for name in unused:
-            if getattr(self, name) is not None:
+        of_t5 = ("head_size", "feed_forward_size", "whole_words")
+        for name in of_t5 if self.architecture == "gpt2" else ("max_length",):
+            if getattr(self, name):
                 raise ValueError(f"`{name}` does nothing with `architecture` {self.architecture!r}. Leave it out.")
 
 
@@ -68,10 +73,21 @@ def main(args: NewLMArguments) -> None:
         model = new_causal_lm(tokenizer, *size, args.dropout, args.max_length or 512, args.seed)
     else:
         widths = (args.head_size or 64, args.feed_forward_size or 1024)
-        model = new_seq2seq_lm(tokenizer, *size, *widths, args.dropout, args.seed)
+        word_end = end_of_items(tokenizer, forms) if args.whole_words else None
+        model = new_seq2seq_lm(tokenizer, *size, *widths, args.dropout, args.seed, word_end)
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     print(f"{args.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens")
+
+
+def end_of_items(tokenizer: PreTrainedTokenizerFast, forms: PathForms) -> int:
+    """The token that ends each item of a history."""
+    if not is_text(forms.history[-1]):
+        raise ValueError(
+            f"`whole_words` needs items that end in a separator, and those of `item_path` {forms.answer!r} end in a "
+            "code or an id. Use 'digits', 'title' or a text column, or leave it out."
+        )
+    return resolve_separator(tokenizer, PlainTextEncoder(tokenizer), "\n")[-1]
 
 
 if __name__ == "__main__":

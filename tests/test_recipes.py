@@ -21,6 +21,7 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
 TWO_STEPS = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
 # The config that each recipe is tried with
 TRIED_WITH = {
+    "item_numbers": "beauty.yaml",
     "item_text_lm": "ml-100k.yaml",
     "lastfm_csv": "lastfm.yaml",
     "llm_srec": "ml-100k_tiny.yaml",
@@ -277,10 +278,10 @@ def workplace(tmp_path_factory):
     return root
 
 
-def run_here(recipe: str, *words: object) -> None:
+def run_here(recipe: str, *words: object, config: str | None = None) -> None:
     """A recipe in this process, with words that make the run short."""
     path = ROOT / "recipes" / f"{recipe}.py"
-    config = ROOT / "recipes" / "configs" / recipe / TRIED_WITH[recipe]
+    config = ROOT / "recipes" / "configs" / recipe / (config or TRIED_WITH[recipe])
     load(path).main(*parse_arguments(dataclasses_of(path), ["--config", str(config), *map(str, words)]))
 
 
@@ -313,6 +314,39 @@ def test_the_msl_recipe_trains_saves_and_ranks_with_two_processes(workplace, acc
     from hf_rec import load_recommender
 
     recommender = load_recommender(out, device="cpu")
+    assert len(recommender.recommend([recommender.catalog.ids[:2]], k=3).item_ids[0]) == 3
+
+
+def with_codes(folder: Path, column: str) -> None:
+    """Two codes for each item of a prepared folder."""
+    from hf_rec import Catalog
+
+    catalog = Catalog.load(folder)
+    attributes = [{**old, column: [row % 7, row // 7]} for row, old in enumerate(catalog.attributes)]
+    Catalog(catalog.ids, catalog.original_titles, attributes, titles=catalog.titles).save(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiger", "p5"])
+def test_the_configs_of_tiger_and_p5_make_train_and_rank_a_t5(tmp_path, name):
+    from hf_rec import load_recommender
+    from hf_rec.data.prepare import prepare
+
+    data, base, out = tmp_path / "data", tmp_path / "base", tmp_path / "out"
+    prepare("demo", data, num_users=20, seed=0)
+    with_codes(data, "codes_rqvae")
+    run_here("item_numbers", "--data_dir", data)
+    config = f"beauty_{name}.yaml"
+    small = ("--hidden_size", 16, "--num_layers", 1, "--num_heads", 2, "--head_size", 8, "--feed_forward_size", 32)
+    run_here("new_lm", "--data_dir", data, "--output_dir", base, *small, config=config)
+    words = ("--data_dir", data, "--model_name_or_path", base, "--output_dir", out, *TWO_STEPS)
+    words = (*words, "--max_train_samples", 16, "--max_test_samples", 4, "--per_device_train_batch_size", 4)
+    words = (*words, "--gradient_accumulation_steps", 2, "--max_eval_samples", 4)
+    numbers = ("--item_path", "number") if name == "p5" else ()
+    run_here("msl", *words, *numbers, config=config)
+    assert read(out / "test" / "metrics.json")["rows"] == 4
+    recommender = load_recommender(out, device="cpu")
+    assert type(recommender.model).__name__ == {"tiger": "T5ForConditionalGeneration", "p5": "WholeWordT5Model"}[name]
     assert len(recommender.recommend([recommender.catalog.ids[:2]], k=3).item_ids[0]) == 3
 
 

@@ -3,6 +3,7 @@ A small causal LM and its tokenizer, made from a catalog's texts: for experiment
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from transformers import (
@@ -12,6 +13,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from hf_rec.models.language.whole_words import WholeWordT5Config, WholeWordT5Model
 
 
 def new_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -93,6 +96,7 @@ def new_seq2seq_lm(
     feed_forward_size: int = 1024,
     dropout: float = 0.1,
     seed: int = 0,
+    word_end_token_id: int | None = None,
 ) -> T5ForConditionalGeneration:
     """
     Build a T5 with random weights; the default size is that of TIGER (https://huggingface.co/papers/2305.05065).
@@ -106,20 +110,24 @@ def new_seq2seq_lm(
         feed_forward_size (`int`): Width between the two layers of a feed-forward block.
         dropout (`float`, *optional*, defaults to `0.1`): Of embeddings, attention, feed-forward and residuals.
         seed (`int`, *optional*, defaults to `0`): Of the weights; the global random state is left as it was.
+        word_end_token_id (`int`, *optional*): Token that ends each item of a history. With it the model is a
+            [`WholeWordT5Model`], by default a plain T5.
     """
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=hidden_size,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        d_kv=head_size,
-        d_ff=feed_forward_size,
-        dropout_rate=dropout,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "d_model": hidden_size,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "d_kv": head_size,
+        "d_ff": feed_forward_size,
+        "dropout_rate": dropout,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return T5ForConditionalGeneration(config)
+        if word_end_token_id is None:
+            return T5ForConditionalGeneration(T5Config(**settings))
+        return WholeWordT5Model(WholeWordT5Config(word_end_token_id=word_end_token_id, **settings))
