@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_rec.cli.model_flags import DTYPES, check_device, refuse_flags
+from hf_rec.cli.model_flags import DTYPES, check_catalog, check_device, refuse_flags
 from hf_rec.recommenders.control_list import CONTROLS, make_control
 
 
@@ -119,11 +119,7 @@ def _load(
     if catalog is not None and splits is not None and name in CONTROLS and not Path(name).is_dir():
         return make_control(name, catalog, splits["train"])
     recommender = load_recommender(name, device=args.device, dtype=args.dtype)
-    if catalog is not None and recommender.catalog.sha256 != catalog.sha256:
-        raise ValueError(
-            f"{name} was made for another catalog ({len(recommender.catalog)} items) than `--data` {args.data} "
-            f"({len(catalog)} items). Give the data that the model was trained on."
-        )
+    check_catalog(recommender, name, catalog, args.data)
     return recommender
 
 

@@ -92,12 +92,21 @@ def load_model(args: argparse.Namespace, catalog: "Catalog | None" = None, folde
         refuse_flags(args, _OF_MODELS, f"for {folder}, a saved control")
     elif recommender.is_exact:
         refuse_flags(args, ["num_beams"], f"for {folder}, a {type(recommender).__name__}, which ranks every item")
-    if catalog is not None and recommender.catalog.sha256 != catalog.sha256:
+    check_catalog(recommender, folder, catalog, args.data if catalog is not None else None)
+    return recommender
+
+
+def check_catalog(recommender: "Recommender", folder: str, catalog: "Catalog | None", data: str | None) -> None:
+    """Refuse a recommender whose rows are not the items of `--data`; one of bare ids gets their titles."""
+    if catalog is None:
+        return
+    if not recommender.catalog.has_items_of(catalog):
         raise ValueError(
-            f"{folder} was made for another catalog ({len(recommender.catalog)} items) than `--data` {args.data} "
+            f"{folder} was made for another catalog ({len(recommender.catalog)} items) than `--data` {data} "
             f"({len(catalog)} items). Give the data that the model was trained on."
         )
-    return recommender
+    if recommender.catalog.titles is None:
+        recommender.catalog = catalog
 
 
 def check_device(name: str) -> None:

@@ -183,6 +183,15 @@ class Catalog:
             titles = [self.original_titles[row] for row in rows]
         return Catalog([self.ids[row] for row in rows], titles, [self.attributes[row] for row in rows])
 
+    def has_items_of(self, other: "Catalog") -> bool:
+        """
+        Whether the rows of another catalog are the same items: equal ids in equal order, and equal titles unless one
+        of the two knows none.
+        """
+        if self.titles is not None and other.titles is not None:
+            return self.sha256 == other.sha256
+        return self.ids == other.ids
+
     def check_made_for(self, num_items: int, sha256: str | None, model: str = "the model") -> None:
         """
         Refuse a model that was made for another catalog: its item rows mean other items.

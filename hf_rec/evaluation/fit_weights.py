@@ -6,7 +6,7 @@ Shapes: R rows · W weights of the grid · P recommenders.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,14 +57,15 @@ class WeightFit:
 
     def quartiles(self) -> list[int]:
         """Buckets of about equally many rows: the shortest history of each, from 0."""
-        return sorted({0, *np.quantile(self.lengths, [0.25, 0.5, 0.75], method="higher").astype(int).tolist()})
+        first = np.quantile(self.lengths, [0.25, 0.5, 0.75], method="higher").astype(int).tolist()
+        return [0, *sorted({length for length in first if length > self.lengths.min()})]
 
-    def summary(self, names: Sequence[str], first: Sequence[int] | None = None) -> dict[str, Any]:
+    def summary(self, recommenders: Sequence[str], first: Sequence[int] | None = None) -> dict[str, Any]:
         """
         Everything as JSON values.
 
         Args:
-            names (`Sequence[str]`): What the recommenders are called.
+            recommenders (`Sequence[str]`): What they are called.
             first (`Sequence[int]`, *optional*): Shortest history of each bucket, from 0.
         """
         best = self.best()
@@ -72,7 +73,7 @@ class WeightFit:
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "metric": self.metric,
-            "recommenders": list(names),
+            "recommenders": list(recommenders),
             "rows": self.values.shape[1],
             "best": {"weights": self.grid[best].tolist(), "value": float(self.values[best].mean())},
             "grid": self._points(np.ones(self.values.shape[1], dtype=bool)),
@@ -80,10 +81,11 @@ class WeightFit:
         }
         if first is not None:
             result["by_length"] = []
-            ends = [*(f" to {length - 1}" for length in first[1:]), " and more"]
-            for length, end, chosen in zip(first, ends, self.buckets(first), strict=True):
+            names = [f"{low} to {high - 1}" if low < high - 1 else str(low) for low, high in pairwise(first)]
+            names.append(f"{first[-1]} and more")
+            for length, name, chosen in zip(first, names, self.buckets(first), strict=True):
                 own = self.best(chosen) if chosen.any() else best
-                entry: dict[str, Any] = {"from": int(length), "lengths": f"{length}{end}"}
+                entry: dict[str, Any] = {"from": int(length), "lengths": name}
                 entry["rows"] = int(chosen.sum())
                 entry["weights"] = self.grid[own].tolist()
                 if chosen.any():

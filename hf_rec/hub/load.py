@@ -173,7 +173,8 @@ def _load_fused(
         part = folder / part_name(place)
         part_index = read_index(part)
         _check_kind(part, part_index)
-        parts.append(_load(part, part_index, catalog, device, dtype))
+        is_shared = part_index["hashes"]["catalog"] == catalog.sha256  # else it is one of bare ids
+        parts.append(_load(part, part_index, catalog if is_shared else Catalog.load(part), device, dtype))
     extra = index["extra"]
     return FusedRecommender(parts, extra["weights"], extra["lengths"], fit=extra["fit"])
 

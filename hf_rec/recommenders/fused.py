@@ -39,8 +39,9 @@ class FusedRecommender(Recommender):
         place (`int` or `None`): Which of the recommenders is searched.
 
     Args:
-        recommenders (`list` of [`Recommender`]): At least two, over one catalog. A language model beside the one that
-            is searched reads the path of every item for every user, which takes long.
+        recommenders (`list` of [`Recommender`]): At least two, over the same items; some may know these without
+            titles. A language model beside the one that is searched reads the path of every item for every user,
+            which takes long.
         weights (`list[float]` or `list[list[float]]`): One weight for each recommender, or such a list for each bucket
             of history lengths. Not all 0; that of the searched language model is at least 0.
         lengths (`list[int]`, *optional*): Shortest history of each bucket, ascending from 0: `[0, 5]` are the
@@ -75,7 +76,9 @@ class FusedRecommender(Recommender):
             )
         self.is_exact = self.place is None
         sizes = [recommenders[place].batch_size for place in languages[:1] or range(len(recommenders))]
-        super().__init__(recommenders[0].catalog, min(sizes) if batch_size is None else batch_size)
+        with_titles = [part.catalog for part in recommenders if part.catalog.titles is not None]
+        catalog = (with_titles or [recommenders[0].catalog])[0]
+        super().__init__(catalog, min(sizes) if batch_size is None else batch_size)
 
     @property
     def searched(self) -> LanguageModelRecommender | None:
@@ -202,8 +205,8 @@ def _check_recommenders(recommenders: list[Recommender]) -> None:
                 f"`recommenders` must hold recommenders, got {part!r}. Load a folder with load_recommender(folder)."
             )
     first = recommenders[0].catalog
-    for place, part in enumerate(recommenders[1:], start=1):
-        if part.catalog.sha256 != first.sha256:
+    for place, part in enumerate(recommenders):
+        if not all(part.catalog.has_items_of(other.catalog) for other in recommenders[:place]):
             raise ValueError(
                 f"`recommenders` are over different catalogs: number 0, a {type(recommenders[0]).__name__}, has "
                 f"{len(first)} items (hash {first.sha256[:12]}) and number {place}, a {type(part).__name__}, "

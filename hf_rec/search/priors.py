@@ -54,10 +54,12 @@ class TriePrior:
     @classmethod
     def below_nodes(cls, prior: ItemPrior, trie: TrieCSR) -> "TriePrior":
         """The maxima of a prior over a trie on its device, from the deepest level upwards."""
-        leaves = prior.items.t()[trie.leaf_rows.long()]
-        if len(trie.leaf_rows) > len(trie):  # some items share a path
-            leaves = torch.segment_reduce(leaves, "max", lengths=trie.leaf_ptr.diff().long(), unsafe=True)
-        best = leaves[trie.first_leaf.long()]  # one of the leaves below each node, and all of them at a leaf
+        leaves, rows = prior.items.t().contiguous(), trie.leaf_rows
+        if len(rows) > len(trie):  # some items share a path
+            lengths = trie.leaf_ptr.diff().long()
+            leaves = torch.segment_reduce(leaves.index_select(0, rows), "max", lengths=lengths, unsafe=True)
+            rows = torch.arange(len(trie), device=rows.device)
+        best = leaves.index_select(0, rows[trie.first_leaf])  # a leaf below each node, and the only one at a leaf
         bounds = trie.levels
         for start, stop, end in reversed(list(zip(bounds, bounds[1:], bounds[2:], strict=False))):
             sizes = trie.num_children[start:stop].long()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_rec.data.catalog import Catalog
 from hf_rec.hub import load_recommender, push_recommender, save_control, save_recommender
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 from hf_rec.recommenders.controls import PopularityRecommender
@@ -95,6 +96,15 @@ class TestFolder:
         loaded = load_recommender(tmp_path / "outer", device="cpu")
         expected = scores_of(FusedRecommender([fused, load_recommender(sequence, device="cpu")], [1, 1]))
         np.testing.assert_array_equal(scores_of(loaded), expected)
+
+    def test_a_part_that_knows_its_items_without_titles(self, fused, tmp_path, tiny_catalog):
+        bare = Catalog.from_records([{"item_id": item_id} for item_id in tiny_catalog.ids])
+        control = PopularityRecommender(bare, [{"history": [], "target": 4}])
+        saved = FusedRecommender([control, fused.recommenders[0]], [1, 1])
+        saved.save(tmp_path / "fused")
+        loaded = load_recommender(tmp_path / "fused", device="cpu")
+        assert loaded.catalog.titles == tiny_catalog.titles and loaded.recommenders[0].catalog.titles is None
+        np.testing.assert_array_equal(scores_of(loaded), scores_of(saved))
 
     def test_a_folder_by_its_name_is_a_prior(self, fused, sequence):
         language = fused.recommenders[0]

@@ -197,6 +197,17 @@ class TestRefusals:
             with pytest.raises(ValueError, match="different catalogs"):
                 language().recommend(HISTORIES, priors={PopularityRecommender(other, []): 1.0})
 
+    def test_a_catalog_of_the_same_ids_without_titles_is_the_same(self, language, tiny_catalog):
+        bare = Catalog.from_records([{"item_id": item_id} for item_id in tiny_catalog.ids])
+        for parts in (
+            [PopularityRecommender(bare, ROWS), language()],
+            [language(), PopularityRecommender(bare, ROWS)],
+        ):
+            assert FusedRecommender(parts, [1, 1]).catalog is tiny_catalog
+        turned = Catalog.from_records([{"item_id": item_id} for item_id in tiny_catalog.ids[::-1]])
+        with pytest.raises(ValueError, match="different catalogs"):
+            FusedRecommender([language(), PopularityRecommender(turned, ROWS)], [1, 1])
+
     def test_a_prior_that_gives_nan(self, language, tiny_catalog):
         model = SASRecModel(SASRecConfig(num_items=12, hidden_size=8))
         model.item_vectors().data.fill_(torch.nan)
