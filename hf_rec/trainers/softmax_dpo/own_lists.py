@@ -78,7 +78,9 @@ def own_lists_of(start: StartingPoint, args: SoftmaxDPOConfig, train_dataset: An
     if start.catalog is None or start.prompt is None or start.trie is None:
         raise ValueError(f"Rows with `{HISTORY}` and `{TARGET}` need `catalog`, whose rows they are.")
     check_catalog_rows(train_dataset, len(start.prompt))
-    model = start.model if getattr(start.model, "hf_device_map", None) else start.model.to(args.device)
+    model = start.model
+    if not (getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)):  # these have their place
+        model = model.to(args.device)
     trie = start.trie.csr().to(args.device)
     check_searchable(model, trie)
     recommender = LanguageModelRecommender(
