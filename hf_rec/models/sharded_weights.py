@@ -1,4 +1,7 @@
-"""Whether an engine keeps a model's weights in pieces, one on each process."""
+"""Weights that an engine keeps in pieces, one on each process: whether a model has such, and how to write them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -18,3 +21,19 @@ def has_sharded_weights(model: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
     return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())
+
+
+@contextmanager
+def written_whole(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """
+    Within this context each process has the whole of some weights that ZeRO-3 keeps in pieces. What the first process
+    has written into them holds for all afterwards. All processes must enter it.
+    """
+    pieces = [weight for weight in weights if hasattr(weight, "ds_id")]
+    if not pieces:
+        yield
+        return
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters(pieces, modifier_rank=0):
+        yield

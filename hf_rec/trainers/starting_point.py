@@ -92,6 +92,7 @@ class StartingPoint:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Of the model.
         catalog ([`Catalog`]), prompt ([`Prompt`]), trie ([`ItemTrie`]): The items; each `None` where there are none.
         tau (`float`): Temperature of the first step.
+        new_tokens (`list[int]`): Tokens of codes and items that tokenizer and model were given here.
         path_tokens (`list[int]`): Tokens of codes and items that a new adapter trains: those of a plain model.
     """
 
@@ -101,6 +102,7 @@ class StartingPoint:
     prompt: Prompt | None
     trie: ItemTrie | None
     tau: float
+    new_tokens: list[int]
     path_tokens: list[int]
 
     @classmethod
@@ -144,19 +146,25 @@ class StartingPoint:
             name = os.fspath(model) if folder is None else str(folder.folder)
             loaded = load_for_training(name, args.loading_options, quantization_config)
         refuse_router_loss(loaded)
-        if new_tokens and catalog is not None:
-            from_words = args.path_token_init == "words"
-            paths = (tokenizer, catalog, args.item_path, args.history_path)
-            words = words_under_tokens(*paths) if from_words else None
-            grow_vocabulary(loaded, len(tokenizer), new_tokens, words, args.seed)
-        if prompt is not None:
-            check_positions(loaded.config, prompt.max_length)
-            _check_vocabulary(prompt, loaded)
         tau = args.tau if args.tau is not None else 1.0 if folder is None else folder.tau
         path_tokens = []
         if folder is None and catalog is not None and prompt is not None:
             path_tokens = path_token_ids(tokenizer, catalog, prompt.item_path, prompt.history_path)
-        return cls(loaded, tokenizer, catalog, prompt, trie, tau, path_tokens)
+        start = cls(loaded, tokenizer, catalog, prompt, trie, tau, new_tokens, path_tokens)
+        start.grow(loaded, args)
+        if prompt is not None:
+            check_positions(loaded.config, prompt.max_length)
+            _check_vocabulary(prompt, loaded)
+        return start
+
+    def grow(self, model: PreTrainedModel, args: LanguageConfig) -> None:
+        """Give a model the rows of the tokens that the tokenizer was given here; another copy gets the same ones."""
+        if not self.new_tokens or self.catalog is None:
+            return
+        words = None
+        if args.path_token_init == "words":
+            words = words_under_tokens(self.tokenizer, self.catalog, args.item_path, args.history_path)
+        grow_vocabulary(model, len(self.tokenizer), self.new_tokens, words, args.seed)
 
     def adapter_config(self, peft_config: PeftConfig, revision: str | None) -> PeftConfig:
         """The configuration of a new adapter on the model, at a revision, with the tokens of item paths."""

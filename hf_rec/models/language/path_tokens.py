@@ -15,10 +15,13 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_rec.models.sharded_weights import written_whole
+
 
 def num_rows(model: nn.Module) -> int:
     """Tokens that a model has embeddings for; often more than its tokenizer knows."""
-    return int(model.get_input_embeddings().weight.shape[0])
+    weight = model.get_input_embeddings().weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # the first is of a weight that ZeRO-3 keeps in pieces
 
 
 def resize_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
@@ -34,7 +37,7 @@ def resize_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
-        with torch.no_grad():
+        with torch.no_grad(), written_whole([head.bias]):
             head.bias[before:] = 0
 
 
@@ -69,7 +72,8 @@ def grow_vocabulary(
     known[list(new_ids)] = False
     generator = torch.Generator().manual_seed(seed)
     for weight in _vocabulary_weights(model):
-        _fill(weight, known.to(weight.device), new_ids, words or {}, generator)
+        with written_whole([weight]):
+            _fill(weight, known.to(weight.device), new_ids, words or {}, generator)
 
 
 def train_path_tokens(peft_config: PeftConfig, model: PreTrainedModel, token_ids: Sequence[int]) -> PeftConfig:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate.utils import is_peft_model
@@ -19,6 +20,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from hf_rec.trainers.causal_lm import load_for_training
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
+from hf_rec.trainers.starting_point import StartingPoint
 
 
 REF_ADAPTER = "ref"
@@ -55,14 +57,14 @@ def check_reference(model: PreTrainedModel, ref_model: PreTrainedModel | None) -
 
 
 def second_model(
-    model: str | os.PathLike | PreTrainedModel, loaded: PreTrainedModel, args: SoftmaxDPOConfig
+    model: str | os.PathLike | PreTrainedModel, start: StartingPoint, args: SoftmaxDPOConfig
 ) -> PreTrainedModel | None:
     """
     The reference of a whole model.
 
     Args:
         model (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]): As given to the trainer.
-        loaded ([`~transformers.PreTrainedModel`]): The policy, before its first step.
+        start ([`StartingPoint`]): With the policy, before its first step.
         args ([`SoftmaxDPOConfig`]): How it was loaded.
 
     Returns:
@@ -70,10 +72,12 @@ def second_model(
         they are read again from their folder; for a model in memory by DPOTrainer, `None` here.
     """
     if not is_deepspeed_zero3_enabled():
-        return frozen_copy(loaded)
+        return frozen_copy(cast(PreTrainedModel, start.model))
     if isinstance(model, nn.Module):
         return None
-    return load_for_training(os.fspath(model), args.loading_options).requires_grad_(False).eval()
+    again = load_for_training(os.fspath(model), args.loading_options)
+    start.grow(cast(PreTrainedModel, again), args)
+    return cast(PreTrainedModel, again.requires_grad_(False).eval())
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -180,7 +180,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         self._tau = start.tau
         check_reference(start.model, ref_model)
         if ref_model is None and not is_peft_model(start.model) and peft_config is None:
-            ref_model = None if args.precompute_ref_log_probs else second_model(model, start.model, args)
+            ref_model = None if args.precompute_ref_log_probs else second_model(model, start, args)
         if peft_config is not None:
             peft_config = start.adapter_config(peft_config, args.loading_options.get("revision"))
         # Before the engines wrap and share out the weights, so that each of them finds the same
