@@ -11,6 +11,7 @@ from peft import LoraConfig
 
 from hf_rec.cli.main import main
 from hf_rec.columns import HISTORY, INPUT_IDS, LABELS, TARGET
+from hf_rec.data.catalog import Catalog
 from hf_rec.data.encoder_decoder_collator import EncoderDecoderCollator
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub import load_recommender
@@ -185,6 +186,35 @@ class TestFolders:
         found = load_recommender(trainer.args.output_dir).recommend([[100, 103]], k=5)
         assert found.item_ids == expected.item_ids
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5, atol=1e-5)
+
+
+def test_codes_are_written_with_and_without_an_adapter(tmp_path, tiny_lm, bpe_tokenizer):
+    records = [{"item_id": row, "title": f"film {row}", "code": [row % 3, row // 3]} for row in range(12)]
+    catalog = Catalog.from_records(records)
+    for name in ("whole", "adapter"):
+        base = tmp_path / f"{name}-base"
+        tiny_lm("t5").save_pretrained(base)
+        bpe_tokenizer.save_pretrained(base)
+        adapter = LoraConfig(r=2, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
+        trainer = MSLTrainer(
+            str(base),
+            MSLConfig(str(tmp_path / name), item_path="codes:code", **SETTINGS),
+            train_dataset=rows(),
+            catalog=catalog,
+            peft_config=adapter if name == "adapter" else None,
+        )
+        new = trainer.prompt.encode_item(0)[0]
+        before = trainer.model.get_output_embeddings().weight[new].detach().clone()
+        trainer.train()
+        trainer.save_model()
+        if name == "whole":
+            assert not torch.equal(trainer.model.get_output_embeddings().weight[new], before)
+        recommender = trainer.recommender()
+        found = recommender.recommend([[0, 5]], k=12)
+        np.testing.assert_allclose(np.exp(found.scores).sum(), 1, rtol=1e-4)
+        again = load_recommender(trainer.args.output_dir, device="cpu").recommend([[0, 5]], k=12)
+        assert again.item_ids == found.item_ids
+        np.testing.assert_allclose(again.scores, found.scores, rtol=1e-5, atol=1e-5)
 
 
 class TestWhatIsRefused:
