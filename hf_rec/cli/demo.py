@@ -10,7 +10,7 @@ def add_demo(commands: Any) -> argparse.ArgumentParser:
         "demo",
         help="train four tiny models on generated data, rank, compare; minutes on a CPU",
         description="Two language models (plain SFT, MSL) and two sequence models (SASRec with cross-entropy and with "
-        "SCE) against three controls on generated data, from the log to the report.",
+        "SCE), and two of them fused, against three controls on generated data, from the log to the report.",
     )
     parser.add_argument(
         "--out", default="runs/demo", metavar="DIR", help="folder of everything (default: %(default)s)"

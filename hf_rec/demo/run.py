@@ -1,10 +1,10 @@
 """
-Generate a log, train four models, measure them on the same test rows, write the report.
+Generate a log, train four models, fuse two of them, measure all on the same test rows, write the report.
 
 Plain SFT (`loss_type="lml"`) and MSL with adaptive temperature start from the same weights, see the same rows in the
 same number of steps, and are selected on validation by the mean -log P of the target. SASRec, which reads no titles,
-is trained with a softmax over all items and with scaled cross-entropy, and selected by NDCG@10. All are measured
-beside popularity and the last-item neighbour.
+is trained with a softmax over all items and with scaled cross-entropy, and selected by NDCG@10. MSL and SASRec are
+fused with weights chosen on validation. All are measured beside popularity and the last-item neighbour.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hf_rec.arguments import select_rows
 from hf_rec.demo.terminal import accuracy_table, metric, show_users
 from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, Size, train_model
-from hf_rec.evaluation.cost import measured_cost
+from hf_rec.evaluation.cost import measured_cost, summed_cost
 from hf_rec.recommenders.control_list import CONTROLS, make_control
 
 
@@ -31,6 +31,8 @@ MARKER = "hf_rec_demo.json"  # says that a folder is ours to overwrite
 ASK_FOR = '"Letters from Lisbon" "Star Harbour 2: The Long Tide" "Star Harbour 3: Salt Moon"'
 NAMES = {name: entry.label for name, entry in CONTROLS.items()}
 NAMES |= {folder: method["name"] for folder, method in (SEQUENCE_MODELS | LANGUAGE_MODELS).items()}
+FUSED = ("msl", "sasrec-ce")  # what the folder `fused` is made of
+NAMES |= {"fused": " + ".join(NAMES[folder] for folder in FUSED)}
 
 
 def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: bool = False) -> dict[str, float]:
@@ -68,6 +70,8 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
     trained = _make_controls(catalog, splits["train"], seed)
     for folder in (*SEQUENCE_MODELS, *LANGUAGE_MODELS):
         trained[folder] = train_model(out / folder, catalog, splits, size, seed)
+    validation = select_rows(splits["validation"], size.validation_rows)
+    trained["fused"] = _fuse(out / "fused", [trained[folder] for folder in FUSED], validation, console)
 
     console.rule("3. The same test rows for all")
     results = _measure(out, trained, test, splits["train"], console)
@@ -122,6 +126,26 @@ def _make_controls(catalog: "Catalog", train: "Dataset", seed: int) -> dict[str,
             control = make_control(name, catalog, train)
         made[name] = control, cost
     return made
+
+
+def _fuse(
+    folder: Path,
+    parts: list[tuple["Recommender", dict[str, Any]]],
+    validation: "Dataset",
+    console: "Console",
+) -> tuple["Recommender", dict[str, Any]]:
+    """Trained models as one recommender, with weights chosen on validation; and what their training took together."""
+    from hf_rec.evaluation.fit_weights import fit_weights
+    from hf_rec.recommenders.fused import FusedRecommender
+
+    recommenders = [recommender for recommender, _ in parts]
+    fit = fit_weights(recommenders, validation, "ndcg@10", seen="mask")
+    weights = fit.grid[fit.best()].tolist()
+    listed = ", ".join(f"{weight:g} {NAMES[name]}" for weight, name in zip(weights, FUSED, strict=True))
+    console.print(f"Weights of the fusion, chosen on validation: {listed}", highlight=False)
+    fused = FusedRecommender(recommenders, weights)
+    fused.save(folder)
+    return fused, summed_cost([cost for _, cost in parts])
 
 
 def _measure(

@@ -20,7 +20,8 @@ from hf_rec.recommenders.language_model import LanguageModelRecommender, roundin
 from hf_rec.search.priors import ItemPrior
 
 
-_SCORES_AT_ONCE = 2**24  # 64 MiB in float32
+_SCORES_AT_ONCE = 2**24  # of items, 64 MiB in float32
+_NODES_AT_ONCE = 2**26  # of the trie of the searched model, 256 MiB
 
 
 class FusedRecommender(Recommender):
@@ -169,11 +170,10 @@ class FusedRecommender(Recommender):
 
     def _users_at_once(self, batch_size: int | None, k: int, num_beams: int | None) -> int:
         size = super()._users_at_once(batch_size, k, num_beams)
-        widest = len(self.catalog)
         if self.searched is not None:
             size = self.searched._users_at_once(size, k, num_beams)
-            widest = max(widest, len(self.searched.trie.depth))
-        return max(1, min(size, _SCORES_AT_ONCE // widest))
+            size = min(size, _NODES_AT_ONCE // len(self.searched.trie.depth))
+        return max(1, min(size, _SCORES_AT_ONCE // len(self.catalog)))
 
 
 def checked_log_probabilities(part: Recommender, histories: list[list[int]], timestamps: Times | None) -> Tensor:

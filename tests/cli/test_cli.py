@@ -345,12 +345,17 @@ def test_the_demo_runs_from_data_to_report(tmp_path, capsys):
         "SASRec SCE",
         "plain SFT",
         "MSL",
+        "MSL + SASRec CE",
     ):
         assert name in page
     for figure in ("methods", "loss", "temperature", "invalid_gradient_share", "ndcg"):
         assert (out / "figures" / f"{figure}.png").stat().st_size > 1000
     capsys.readouterr()
 
+    assert (
+        run("recommend", "--model", out / "fused", "--history", "Signal", "--k", 3, "--json", "--device", "cpu") == 0
+    )
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 3
     assert run("recommend", "--model", out / "msl", "--history", "Signal", "--k", 5, "--json", "--device", "cpu") == 0
     items = json.loads(capsys.readouterr().out)["items"]
     assert len(items) == 5

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from hf_rec.data.catalog import Catalog
+from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.hub import load_recommender, push_recommender, save_control, save_recommender
+from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 from hf_rec.recommenders.controls import PopularityRecommender
 from hf_rec.recommenders.fused import FusedRecommender
@@ -83,6 +86,26 @@ class TestFolder:
         card = (tmp_path / "fused" / "README.md").read_text()
         assert "| Weights from 2 items of history on | 0.2, 1, 0.1 |" in card
         assert "| Weights chosen by | ndcg@10 of 7 rows of `validation` |" in card
+
+    def test_a_retrieval_model_finds_its_frozen_models_from_the_new_place(
+        self, tmp_path, tiny_catalog, tiny_lm, bpe_tokenizer, control
+    ):
+        teacher = SASRecModel(SASRecConfig(num_items=12, hidden_size=8, catalog_sha256=tiny_catalog.sha256))
+        teacher.save_pretrained(tmp_path / "teacher")
+        tiny_lm().save_pretrained(tmp_path / "frozen")
+        model = LLMSRecModel.from_frozen(tmp_path / "frozen", tmp_path / "teacher", vector_size=6, head_size=16)
+        prompt = RetrievalPrompt(bpe_tokenizer, tiny_catalog)
+        settings = {"catalog": tiny_catalog, "prompt": prompt, "tokenizer": bpe_tokenizer, "scoring": "exact"}
+        save_recommender(tmp_path / "retrieval", kind="llm_srec", model=model, **settings)
+        parts = [load_recommender(folder, device="cpu") for folder in (tmp_path / "retrieval", control)]
+        fused = FusedRecommender(parts, [1, 0.3])
+        assert fused.is_exact
+        fused.save(tmp_path / "deep" / "fused")
+        shutil.rmtree(tmp_path / "retrieval")
+        loaded = load_recommender(tmp_path / "deep" / "fused", device="cpu")
+        np.testing.assert_array_equal(scores_of(loaded), scores_of(fused))
+        name = json.loads((tmp_path / "deep" / "fused" / "part-0" / "config.json").read_text())["language_model"]
+        assert not Path(name).is_absolute()
 
     def test_the_temperature_of_now_is_saved(self, fused, tmp_path):
         fused.recommenders[0].tau = 3.0

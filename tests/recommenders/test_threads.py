@@ -14,6 +14,7 @@ from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 from hf_rec.recommenders.controls import LastItemRecommender
+from hf_rec.recommenders.fused import FusedRecommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.recommenders.sequence import SequenceRecommender
@@ -68,11 +69,14 @@ def make(tiny_catalog, bpe_tokenizer, tiny_lm, tmp_path):
         "sequence": sequence,
         "retrieval": retrieval,
         "control": control,
+        "fused": lambda: FusedRecommender([language_model(), control()], [0.6, 0.4]),
     }
     return lambda kind: kinds[kind]()
 
 
-@pytest.mark.parametrize("kind", ["language model", "adapter", "encoder-decoder", "sequence", "retrieval", "control"])
+@pytest.mark.parametrize(
+    "kind", ["language model", "adapter", "encoder-decoder", "sequence", "retrieval", "control", "fused"]
+)
 def test_lists_from_many_threads_are_those_from_one(make, kind):
     recommender = make(kind)
     model = getattr(recommender, "model", None)
