@@ -33,7 +33,7 @@ def written_whole(weights: Sequence[nn.Parameter]) -> Iterator[None]:
     if not pieces:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(pieces, modifier_rank=0):
+    with deepspeed.zero.GatheredParameters(pieces, modifier_rank=0):
         yield

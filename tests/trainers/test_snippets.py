@@ -35,6 +35,19 @@ def test_the_page_of_msl_and_that_of_softmax_dpo_which_goes_on_from_it(run, caps
     run(example)
 
 
+def test_the_page_of_item_paths(run, capsys):
+    codes, by_hand = snippets((ROOT / "docs/methods/paths.md").read_text(encoding="utf-8"))
+    run(codes)
+    assert re.search(r"\[\['\w+', '\w+'\]\]", capsys.readouterr().out)
+    model = "AutoModelForCausalLM.from_pretrained('Qwen/Qwen2.5-0.5B', trust_remote_code=False)"
+    tokenizer = "AutoTokenizer.from_pretrained('Qwen/Qwen2.5-0.5B', trust_remote_code=False)"
+    run(
+        "from hf_rec import Catalog\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"model, tokenizer = {model}, {tokenizer}\ncatalog = Catalog.load('runs/codes')\n{by_hand}"
+        "assert prompt.largest_token < len(model.get_input_embeddings().weight)"
+    )
+
+
 def test_the_example_of_the_msl_trainer(run, capsys):
     (example,) = snippets(inspect.getdoc(MSLTrainer))
     run(example)

@@ -169,9 +169,9 @@ def _hash(weights: Iterable[tuple[str, Tensor]]) -> str:
 def _whole(weight: Tensor, name: str) -> Tensor:
     """All values of a weight that may be shared out among processes."""
     if hasattr(weight, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([weight]):
+        with deepspeed.zero.GatheredParameters([weight]):
             weight = weight.detach().clone()
     if hasattr(weight, "full_tensor"):
         weight = weight.full_tensor()
