@@ -135,7 +135,8 @@ def checked_vectors(found: Any, num_items: int, where: str) -> np.ndarray:
         raise ValueError(
             f"{where} has {len(found)} rows, the catalog {num_items} items. Row i must be item i of catalog.jsonl."
         )
-    vectors = found.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        vectors = found.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise ValueError(f"{where} has {len(bad)} rows that are not finite numbers; the first is row {bad[0]}.")

@@ -71,7 +71,7 @@ def test_a_file_gives_one_row_an_item(tmp_path):
         (b"no array", "is no .npy file of plain numbers"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("error")
 def test_a_file_that_does_not_fit_is_refused(tmp_path, array, message):
     path = tmp_path / "v.npy"
     if isinstance(array, bytes):
