@@ -3,9 +3,9 @@ Time of `hf-rec index` on the vectors of a large catalog: residual k-means, free
 
 python benchmarks/index_catalog.py [--items 1000000 --width 64 --levels 3 --codes 256 --threads 2]
 
-Claim: 1,000,000 vectors of width 64 get 3 codes of 256 in less than 10 minutes on two cores, balanced or not. Beside
-it, scikit-learn's MiniBatchKMeans on the same residuals, with what it leaves of the vectors: why it is not the
-default. Vectors are heaps of unlike size around centres that are heaps themselves.
+Claim: k-means gives 1,000,000 vectors of width 64 3 codes of 256 in less than 10 minutes of CPU time. Beside it,
+scikit-learn's MiniBatchKMeans on the same residuals, with what it leaves of the vectors: why it is not what
+`hf-rec index` uses. Vectors are heaps of unlike size around centres that are heaps themselves.
 """
 
 import argparse
@@ -56,16 +56,14 @@ def main() -> None:
     vectors = make_vectors()
     print(f"{args.items:,} x {args.width} vectors, {args.levels} x {args.codes} codes, {args.threads} threads")
     print(f"mean squared length {float((vectors**2).sum(axis=1).mean()):.3f}", flush=True)
-    slowest = 0.0
     for name in args.ways:
         clock, cpu = time.perf_counter(), time.process_time()
         errors = mini_batches(vectors) if name == "mini-batches" else kmeans(vectors, name == "balanced")
         seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
         listed = ", ".join(f"{error:.3f}" for error in errors)
         print(f"{name}: {seconds:.0f} s ({cpu:.0f} CPU s), error by level {listed}", flush=True)
-        slowest = max(slowest, seconds if name != "mini-batches" else 0)
-    if slowest > 600:
-        raise SystemExit("The claim does not hold: 10 minutes.")
+        if name == "k-means" and cpu > 600:
+            raise SystemExit("The claim does not hold: 10 minutes of CPU time.")
 
 
 if __name__ == "__main__":
