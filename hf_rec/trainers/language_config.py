@@ -51,8 +51,9 @@ class LanguageConfig(RecommenderConfig):
             `0` leaves the ranking out.
         train_sampling_strategy (`str`, *optional*, defaults to `"random"`):
             As of [`~transformers.TrainingArguments`]. With `"group_by_length"` the rows of a step are of about one
-            length, so that little of it is padding; steps then differ in what they teach, which can cost accuracy. A
-            stream keeps its own order.
+            length, so that little of it is padding; steps then differ in what they teach, which can cost accuracy.
+            `"batch_rebalance"` cuts the rows of each step into micro-batches by length: with accumulation or several
+            processes little is padding, and steps stay random. A stream keeps its own order.
         dataset_num_proc (`int` or `None`, *optional*, defaults to `None`):
             Processes that tokenise the data set.
         model_init_kwargs (`dict` or `None`, *optional*, defaults to `None`):
