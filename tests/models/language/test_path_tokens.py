@@ -62,3 +62,10 @@ def test_spare_rows_of_a_vocabulary_are_used_first(tiny_lm):
     grow_vocabulary(model, 402, [400, 401])
     assert num_rows(model) == 500
     assert not torch.equal(model.get_input_embeddings().weight[400:402], spare)
+
+
+def test_the_rows_of_a_weight_that_zero_keeps_in_pieces_are_counted_whole(tiny_lm):
+    model = tiny_lm("llama")
+    rows, weight = num_rows(model), model.get_input_embeddings().weight
+    weight.ds_shape, weight.data = weight.shape, torch.empty(0)  # what DeepSpeed leaves on a process
+    assert num_rows(model) == rows
