@@ -232,7 +232,7 @@ def _resolve_items(
     )
     report = prompt.report()
     if changed := {name: count for name, count in report.items() if name in _CHANGES and count}:
-        logger.warning(f"Titles that the prompt had to change: {changed} (see `Prompt.report`).")
+        logger.warning(f"Items whose text the prompt had to change: {changed} (see `Prompt.report`).")
     if (sharing := report.get("sharing")) and prompt.item_path != TITLE:  # titles are counted with the catalog
         logger.warning(
             f"{sharing} of {len(prompt)} items share their path ({prompt.item_path}) with another: they share a "

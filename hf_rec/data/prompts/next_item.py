@@ -159,7 +159,7 @@ class Prompt:
 
         Returns:
             `dict[str, float]`: `items`; `longest_path` and `mean_path` (tokens); `shortened` (cut to
-            `max_item_tokens`); `unnamed` (the tokenizer drops the whole text, so the item is named after its row);
+            `max_item_tokens`); `unnamed` (no text, or none that the tokenizer keeps: the item is named after its row);
             `merged` (items whose path equals that of an item with another text); `sharing` (items whose path is that
             of another item too: they are one leaf of the trie and share a score).
         """

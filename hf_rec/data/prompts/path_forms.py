@@ -121,7 +121,7 @@ def source_sha256(catalog: Catalog, columns: Sequence[str]) -> str:
 
 def item_texts(catalog: Catalog, form: str) -> list[str]:
     """
-    The text of each item under a form of text, in row order.
+    The text of each item under a form of text, in row order; `""` where a column has none.
 
     The number of an item under `"digits"` is its place, from 0, in the order of the SHA-256 of the raw ids. Published
     ids often count items in the order in which users chose them, those of the test split too, and so does the order
@@ -133,7 +133,7 @@ def item_texts(catalog: Catalog, form: str) -> list[str]:
         keys = [hashlib.sha256(json.dumps(item_id).encode()).digest() for item_id in catalog.ids]
         numbers = {row: number for number, row in enumerate(sorted(range(len(keys)), key=keys.__getitem__))}
         return [str(numbers[row]) for row in range(len(keys))]
-    values = _column(catalog, form)
+    values = ["" if is_missing(value) else value for value in _column(catalog, form)]
     for row, value in enumerate(values):
         if not isinstance(value, str):
             hint = f"For codes use 'codes:{form}'." if isinstance(value, list) else "Spell it out in the catalog."
@@ -141,14 +141,19 @@ def item_texts(catalog: Catalog, form: str) -> list[str]:
                 f"Column {form!r} must hold text, but item {catalog.ids[row]!r} has {value!r} "
                 f"({type(value).__name__}). {hint}"
             )
-    texts = [" ".join(clean_title(value).split()) for value in values]
-    _refuse_missing(catalog, form, [row for row, text in enumerate(texts) if not text])
-    return texts
+    return [" ".join(clean_title(value).split()) for value in values]
 
 
 def item_codes(catalog: Catalog, column: str) -> np.ndarray:
     """Codes of each item, `int64` of shape `(items, levels)`, in row order."""
     values = _column(catalog, column)
+    if missing := [row for row, value in enumerate(values) if is_missing(value) or value == ""]:
+        ids = ", ".join(repr(catalog.ids[row]) for row in missing[:_SHOWN])
+        raise ValueError(
+            f"Column {column!r} has no codes for {len(missing)} of {len(catalog)} items ({ids}"
+            f"{', ...' if len(missing) > _SHOWN else ''}). Every item needs a path: give them codes, or leave these "
+            "items out of the catalog."
+        )
     levels = len(values[0]) if isinstance(values[0], list) else 0
     for row, value in enumerate(values):
         if not isinstance(value, list) or not value or not all(type(code) is int and code >= 0 for code in value):
@@ -166,18 +171,6 @@ def item_codes(catalog: Catalog, column: str) -> np.ndarray:
 
 def _column(catalog: Catalog, column: str) -> list[Any]:
     values = [attributes.get(column) for attributes in catalog.attributes]
-    missing = [row for row, value in enumerate(values) if is_missing(value) or value == ""]
-    if len(missing) == len(values):
+    if all(is_missing(value) or value == "" for value in values):
         raise no_such_attribute(catalog, column)
-    _refuse_missing(catalog, column, missing)
     return values
-
-
-def _refuse_missing(catalog: Catalog, column: str, rows: list[int]) -> None:
-    if rows:
-        ids = ", ".join(repr(catalog.ids[row]) for row in rows[:_SHOWN])
-        raise ValueError(
-            f"Column {column!r} has no value for {len(rows)} of {len(catalog)} items ({ids}"
-            f"{', ...' if len(rows) > _SHOWN else ''}). Every item needs a path: give them a value, or leave these "
-            "items out of the catalog."
-        )

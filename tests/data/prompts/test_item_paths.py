@@ -135,7 +135,7 @@ BAD_COLUMNS = {
     "truth": ([[1, 2], [1, 3], [True, 3], [2, 2]], "item 'f2' has \\[True, 3\\]"),
     "empty": ([[1, 2], [], [1, 3], [2, 2]], "item 'f1' has \\[\\]"),
     "unequal": ([[1, 2], [1, 2], [1, 2, 3], [2, 2]], "'f0' has 2 of them and item 'f2' has 3"),
-    "missing": ([[1, 2], None, [1, 2], None], "no value for 2 of 4 items \\('f1', 'f3'\\)"),
+    "missing": ([[1, 2], None, [1, 2], None], "no codes for 2 of 4 items \\('f1', 'f3'\\)"),
 }
 
 
@@ -159,15 +159,20 @@ def test_a_tokenizer_without_the_tokens_is_refused(tokenizer):
 
 
 def test_bad_text_columns_are_refused(tokenizer):
-    catalog = films(a=["x", "y", None, ""], b=["x", "y", "z", " \n "], rq=CODES)
+    catalog = films(a=["x", 2, "y", "z"], rq=CODES)
     for column, message in {
-        "a": "'a' has no value for 2 of 4 items \\('f2', 'f3'\\)",
-        "b": "'b' has no value for 1 of 4 items \\('f3'\\)",
+        "a": "'a' must hold text, but item 'f1' has 2 \\(int\\)",
         "rq": "'rq' must hold text.*'codes:rq'",
-        "brand": "No item of the catalog has an attribute 'brand'. There are 'a', 'b', 'rq'",
+        "brand": "No item of the catalog has an attribute 'brand'. There are 'a', 'rq'",
     }.items():
         with pytest.raises(ValueError, match=message):
             Prompt(tokenizer, catalog, item_path=column)
+
+
+def test_items_without_a_text_are_named_after_their_row_and_counted(tokenizer):
+    prompt = prompt_for(tokenizer, films(a=["x", None, "", " \n "]), "a")
+    assert prompt.report()["unnamed"] == 3 and prompt.report()["sharing"] == 0
+    assert prompt.encode_item(1) == PlainTextEncoder(tokenizer)("item 1") + prompt.separator_ids
 
 
 @pytest.mark.parametrize(
