@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from hf_rec.data.prompts.path_forms import PathForms
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 
 
@@ -13,9 +14,7 @@ PREAMBLE = (
     "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
     "response that appropriately completes the request."
 )
-INSTRUCTION = (
-    "The input lists the items a user has chosen, oldest first, one on each line. Write the item chosen next."
-)
+INSTRUCTION = "The input lists the items a user has chosen, oldest first{lines}. Write the item chosen next."
 HISTORY = "{history}"  # its place in a template
 HISTORY_PLACEHOLDER = "[[the history of the user]]"
 
@@ -47,6 +46,7 @@ def encode_frame(
     instruction: str | None,
     template: str | None,
     separator_ids: list[int],
+    forms: PathForms,
 ) -> tuple[list[int], list[int]]:
     """
     Tokens before and after the history.
@@ -56,7 +56,10 @@ def encode_frame(
         encoder ([`PlainTextEncoder`]): The same for plain text.
         form (`str`), instruction (`str`, *optional*), template (`str`, *optional*): As of [`Prompt`].
         separator_ids (`list[int]`): Tokens that end an item.
+        forms ([`PathForms`]): What items are made of: the instruction that stands where none is given depends on it.
     """
+    if instruction is None:
+        instruction = INSTRUCTION.format(lines=", one on each line" if forms.one_item_a_line else "")
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     if form == "chat":
         return _encode_chat(tokenizer, instruction, template)
@@ -65,18 +68,16 @@ def encode_frame(
         return start + head or separator_ids, tail
     if form == "plain":
         return start or separator_ids, []
-    head_text = (
-        f"{PREAMBLE}\n\n### Instruction:\n{INSTRUCTION if instruction is None else instruction}\n\n### Input:\n"
-    )
+    head_text = f"{PREAMBLE}\n\n### Instruction:\n{instruction}\n\n### Input:\n"
     return start + encoder(head_text), encoder("\n### Response:\n")
 
 
 def _encode_chat(
-    tokenizer: "PreTrainedTokenizerBase", instruction: str | None, template: str | None
+    tokenizer: "PreTrainedTokenizerBase", instruction: str, template: str | None
 ) -> tuple[list[int], list[int]]:
     if tokenizer.chat_template is None:
         raise ValueError('`form="chat"` needs a tokenizer with a chat template. Set one, or use form="alpaca".')
-    content = f"{INSTRUCTION if instruction is None else instruction}\n\n{HISTORY_PLACEHOLDER}"
+    content = f"{instruction}\n\n{HISTORY_PLACEHOLDER}"
     if template is not None:
         content = template.replace(HISTORY, HISTORY_PLACEHOLDER)
     message = {"role": "user", "content": content}

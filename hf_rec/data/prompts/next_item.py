@@ -73,7 +73,8 @@ class Prompt:
             Text that ends every item and occurs in none, or a control token of the tokenizer. Where the tokenizer
             drops newlines (WordPiece does), its `sep_token` takes the place of the default.
         instruction (`str`, *optional*):
-            Task in the words of your domain, for the forms `"alpaca"` and `"chat"`.
+            Task in the words of your domain, for the forms `"alpaca"` and `"chat"`. Without it a sentence asks for the
+            item chosen next.
         item_path (`str`, *optional*, defaults to `"title"`):
             What an item's path is: `"title"`; the name of a text column of the catalog's attributes;
             `"codes:<column>"`, a list of small integers, each of which is one token for its level; `"id"`, one token
@@ -132,7 +133,7 @@ class Prompt:
                 catalog, self.forms, tokenizer, encoder, self.separator_ids, max_item_tokens
             )
         self._lengths = self._items.lengths  # of an item in a history
-        wording = (form, instruction, template, self.separator_ids)
+        wording = (form, instruction, template, self.separator_ids, self.forms)
         head, tail = _saved.frame if _saved is not None else encode_frame(tokenizer, encoder, *wording)
         self._head, self._tail = np.asarray(head, dtype=np.int32), np.asarray(tail, dtype=np.int32)
         self._probes = probe_hash(tokenizer, encoder)

@@ -83,6 +83,12 @@ class PathForms:
         return self.history[0] == self.answer
 
     @property
+    def one_item_a_line(self) -> bool:
+        """Whether each item of a history ends with the one separator that it has."""
+        *before, last = self.history
+        return is_text(last) and not any(map(is_text, before)) and not self.attributes
+
+    @property
     def worded(self) -> list[str]:
         """The forms whose text has words: titles and text columns."""
         return [form for form in self.all if is_text(form) and form != DIGITS]

@@ -51,6 +51,33 @@ def test_under_all_the_labels_are_the_paths_and_not_the_attributes(tokenizer, ca
     assert labelled == prompt.encode_item(1) + prompt.encode_item(2)
 
 
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({}, True),
+        ({"item_path": "brand"}, True),
+        ({"item_path": "codes:rq", "history_path": "codes:rq+title"}, True),
+        ({"item_path": "codes:rq"}, False),
+        ({"history_path": "title+codes:rq"}, False),
+        ({"item_attributes": ["brand"]}, False),
+    ],
+)
+def test_the_instruction_speaks_of_lines_where_each_item_is_one(tokenizer, settings, lines):
+    catalog = Catalog.from_records(
+        [
+            {"item_id": title, "title": title, "brand": "Fox", "rq": [1, row]}
+            for row, title in enumerate(("Alien", "Heat"))
+        ]
+    )
+    add_path_tokens(tokenizer, catalog, "codes:rq")
+    prompt = Prompt(tokenizer, catalog, form="alpaca", **settings)
+    text = tokenizer.decode(prompt.encode_history([0, 1]))
+    asked = f"The input lists the items a user has chosen, oldest first{', one on each line' * lines}. Write the item"
+    assert asked in text
+    history = text.split("### Input:\n")[1].split("\n### Response:")[0]
+    assert (history.count("\n") == 2 and history.endswith("\n")) == lines
+
+
 def test_an_attribute_that_no_item_has_is_refused(tokenizer, catalog):
     with pytest.raises(ValueError, match="No item of the catalog has an attribute 'maker'.*'brand', 'genre'"):
         Prompt(tokenizer, catalog, item_attributes=["brand", "maker"])
