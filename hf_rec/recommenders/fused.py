@@ -191,7 +191,7 @@ def _rounding(part: Recommender) -> float:
     """What the batch that it is computed in may change in a log-probability of a recommender, in nats."""
     if isinstance(part, FusedRecommender):
         inner = np.abs(part.weights).max(axis=0)
-        return sum(weight * _rounding(other) for weight, other in zip(inner, part.recommenders, strict=True))
+        return sum(weight * _rounding(other) for weight, other in zip(inner.tolist(), part.recommenders, strict=True))
     model = getattr(part, "model", None)
     return 0.0 if model is None else rounding_margin(model, "full_vocab")
 

@@ -157,9 +157,11 @@ class TestFusionOfScores:
 
     def test_a_fusion_can_be_fused(self, sequence, popularity, language):
         inner = FusedRecommender([sequence, popularity], [1, 0.5])
-        found = FusedRecommender([language(), inner], [1, 2]).score_all(HISTORIES)
+        fused = FusedRecommender([language(), inner], [1, 2])
         expected = late_fusion(language(), 1, [(softmax(inner.score_all(HISTORIES)), 2)])
-        np.testing.assert_allclose(found, expected, atol=2e-5)
+        np.testing.assert_allclose(fused.score_all(HISTORIES), expected, atol=2e-5)
+        found = fused.recommend(HISTORIES, k=12)
+        np.testing.assert_allclose(found.scores, np.sort(expected, axis=1)[:, ::-1], atol=2e-5)
 
     def test_controls_give_probabilities_without_zeros(self, tiny_catalog):
         rows = [[0, 1], [], [11], [7, 8]]
