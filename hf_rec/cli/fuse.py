@@ -96,11 +96,13 @@ def _check_flags(args: argparse.Namespace) -> None:
         refuse_flags(args, [*_OF_FIT, *([] if controls else ["data"])], "without `--fit`")
         if args.by_length is not None:
             raise ValueError("`--by-length` has no effect without `--fit`. Leave it out.")
-    elif args.split == "test":
-        raise ValueError(
-            "`--split test`: weights that are chosen on the test rows would make the test mean nothing. Leave it out, "
-            "to choose them on validation."
-        )
+        if len(args.weights) != 1 + len(args.prior):
+            raise ValueError(
+                f"`--weights` needs one weight for each of the {1 + len(args.prior)} recommenders, that of `--model` "
+                f"first, got {_listed(args.weights)}."
+            )
+    else:
+        _check_fit(args)
     for name in ("limit", "batch_size"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -109,6 +111,21 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ValueError(f"`--by-length` must ascend from at least 1, got {args.by_length}.")
     if args.device is not None:
         check_device(args.device)
+
+
+def _check_fit(args: argparse.Namespace) -> None:
+    from hf_rec.metrics.ranking import METRICS, metric_values
+
+    try:
+        metric_values([0], [0], args.fit)
+    except ValueError:
+        names = ", ".join(f"{name}@k" for name in METRICS)
+        raise ValueError(f"`--fit` must be one of {names} with k from 1 on, got {args.fit!r}.") from None
+    if args.split == "test":
+        raise ValueError(
+            "`--split test`: weights that are chosen on the test rows would make the test mean nothing. Leave it out, "
+            "to choose them on validation."
+        )
 
 
 def _load(

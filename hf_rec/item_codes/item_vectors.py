@@ -30,11 +30,11 @@ def item_texts(catalog: Catalog, columns: Sequence[str]) -> list[str]:
         columns (sequence of `str`): `"title"` and names of attributes that are text or lists of text.
     """
     for column in columns:
-        values = _values(catalog, column)
+        values = _values(catalog, column, "text")
         wrong = next((value for value in values if value is not None and not _is_text(value)), None)
         if wrong is not None:
             raise ValueError(f"`text` names {column!r}, which holds {wrong!r:.80}. Name columns of text.")
-    parts = [_values(catalog, column) for column in columns]
+    parts = [_values(catalog, column, "text") for column in columns]
     return [" ".join(clean_title(_as_text(value)) for value in values if value) for values in zip(*parts, strict=True)]
 
 
@@ -101,13 +101,16 @@ def vectors_from_file(path: str | os.PathLike, num_items: int) -> np.ndarray:
     try:
         found = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file of plain numbers: {error}") from error
+        raise ValueError(
+            f"`vectors` {path} is no .npy file of plain numbers: it is damaged, of another format, or holds Python "
+            "objects, which are not read. Write it with numpy.save(path, array)."
+        ) from error
     return checked_vectors(found, num_items, str(path))
 
 
 def vectors_from_column(catalog: Catalog, column: str) -> np.ndarray:
     """Read an attribute that holds a list of numbers, as long for every item."""
-    values = _values(catalog, column)
+    values = _values(catalog, column, "vectors")
     lengths = {len(value) if isinstance(value, list) else -1 for value in values}
     if -1 in lengths or len(lengths) != 1:
         bad = next((row for row, value in enumerate(values) if not isinstance(value, list)), None)
@@ -149,15 +152,18 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-def _values(catalog: Catalog, column: str) -> list[Any]:
-    """One value an item, `None` where it has none."""
+def _values(catalog: Catalog, column: str, argument: str) -> list[Any]:
+    """One value an item, `None` where it has none; `argument` named the column."""
     if column == TITLE and catalog.titles is not None:
         return list(catalog.titles)
     values = [attributes.get(column) for attributes in catalog.attributes]
     if all(value is None for value in values):
         known = {name for attributes in catalog.attributes for name in attributes}
         names = [*([TITLE] if catalog.titles is not None else []), *sorted(known)]
-        raise ValueError(f"No item has a {column!r}; the catalog has {names or 'ids alone'}.")
+        raise ValueError(
+            f"`{argument}` names {column!r}, which no item has; the catalog has "
+            f"{', '.join(map(repr, names)) or 'ids alone'}."
+        )
     return values
 
 
