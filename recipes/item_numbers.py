@@ -21,16 +21,14 @@ class NumberArguments:
 
     data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`; its catalog gets the column."})
     column: str = field(default="number", metadata={"help": "Name of the column."})
-    train_split: str = field(default="train", metadata={"help": "Split whose rows give the order."})
     seed: int = field(default=0, metadata={"help": "Of the order of items that no training row names."})
 
 
 def main(args: NumberArguments) -> None:
     catalog, splits, card = load_prepared(args.data_dir)
     check_place(catalog, args.column, args.data_dir, args.data_dir)
-    train = splits[args.train_split]
-    numbers = numbers_in_training_order(train, len(catalog), args.seed)
-    settings = {"order": "first place in the rows", "split": args.train_split, "seed": args.seed}
+    numbers = numbers_in_training_order(splits["train"], len(catalog), args.seed)
+    settings = {"order": "first place in the rows", "split": "train", "seed": args.seed}
     add_number_column(Path(args.data_dir), catalog, card, args.column, numbers, settings)
     print(f"{args.data_dir}: {len(catalog):,} items numbered in the column {args.column!r}")
 
