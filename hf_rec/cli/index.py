@@ -53,6 +53,7 @@ def add_index(commands: Any) -> argparse.ArgumentParser:
 
 
 def _index(args: argparse.Namespace) -> None:
+    from hf_rec.data.item_numbers import numbers_in_hashed_order
     from hf_rec.data.prepare import load_prepared
     from hf_rec.item_codes.code_report import code_report, level_table, summary_lines
     from hf_rec.item_codes.prepared_codes import check_place, write_codes
@@ -76,7 +77,7 @@ def _index(args: argparse.Namespace) -> None:
         seed=args.seed,
         progress=tell,
     )
-    codes = with_digit(made.codes) if args.deduplicate else made.codes
+    codes = with_digit(made.codes, numbers_in_hashed_order(catalog.ids)) if args.deduplicate else made.codes
     settings |= {"width": vectors.shape[1]}
     settings |= {
         name: getattr(args, name) for name in ("levels", "codes", "balanced", "deduplicate", "kmeans", "seed")

@@ -1,13 +1,16 @@
 """
-Numbers for items in the order in which the training rows name them, as one more text column of a catalog.
+Numbers for items that no held-out event has a say in.
 
-Items that one user chose one after the other get neighbouring numbers, which share digits (P5's sequential indexing,
-https://huggingface.co/papers/2203.13366). Numbers given over all events would carry the held-out ones too: the target
-of a test row would share its digits with the end of its history.
+Published ids often count items in the order in which users chose them, those of the test split too, and so does the
+order of a catalog made from such a file: its rows would tell which items were chosen one after the other. The order of
+the hashes of ids tells nothing. In the order in which the training rows name them, items that one user chose one after
+the other get neighbouring numbers, which share digits (P5's sequential indexing,
+https://huggingface.co/papers/2203.13366); these become one more text column of a catalog.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,22 @@ from hf_rec.columns import HISTORY, TARGET
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.data_card import data_card_markdown
 from hf_rec.files import replacing_folder
+
+
+def numbers_in_hashed_order(ids: Sequence[int | str]) -> np.ndarray:
+    """
+    Number each item by its place, from 0, in the order of the SHA-256 of the raw ids.
+
+    Args:
+        ids (sequence of `int` or `str`): Raw ids of the items, N.
+
+    Returns:
+        `np.ndarray` of `int64`, shape `(N,)`: A number of `0 .. N - 1` for each item.
+    """
+    keys = [hashlib.sha256(json.dumps(item_id).encode()).digest() for item_id in ids]
+    numbers = np.empty(len(keys), dtype=np.int64)
+    numbers[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return numbers
 
 
 def numbers_in_training_order(train: Dataset, num_items: int, seed: int = 0) -> np.ndarray:

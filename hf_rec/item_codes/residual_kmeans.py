@@ -78,18 +78,20 @@ def residual_kmeans(
     return ItemCodes(codes, tables, errors)
 
 
-def with_digit(codes: np.ndarray) -> np.ndarray:
+def with_digit(codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """
-    Codes with one more level that tells the items of a path apart: 0, 1, ... in the order of the rows.
+    Codes with one more level that tells the items of a path apart: 0, 1, ...
 
     Args:
         codes (`np.ndarray` of `int`, shape `(N, L)`): Codes.
+        numbers (`np.ndarray` of `int`, shape `(N,)`): The order of the items of a path. That of the rows will not do
+            where it follows the events: [`~hf_rec.data.item_numbers.numbers_in_hashed_order`].
 
     Returns:
         `np.ndarray` of shape `(N, L + 1)`: All rows differ.
     """
     _, paths, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    order = np.argsort(paths.reshape(-1), kind="stable")
+    order = np.lexsort((numbers, paths.reshape(-1)))
     digits = np.empty(len(codes), dtype=codes.dtype)
     digits[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.column_stack([codes, digits])

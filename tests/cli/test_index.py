@@ -1,5 +1,6 @@
 """`hf-rec index` writes codes into prepared data, and says what they rest on."""
 
+import hashlib
 import json
 import sys
 
@@ -79,6 +80,17 @@ def test_the_folder_itself_gets_one_more_column_and_no_other_is_overwritten(data
     assert run("index", "--data", data, "--out", out, "--column", "third", *words) == cli.BAD_INPUT
     assert "exists and is not empty" in capsys.readouterr().err
     assert "third" not in Catalog.load(out).attributes[0]
+
+
+def test_the_digit_of_an_item_does_not_tell_its_row(data, tmp_path):
+    vectors = tmp_path / "v.npy"
+    np.save(vectors, np.zeros((30, 1)))  # one path
+    words = ("--vectors", vectors, "--levels", 1, "--codes", 1, "--deduplicate")
+    assert run("index", "--data", data, "--out", tmp_path / "out", *words) == 0
+    catalog = Catalog.load(tmp_path / "out")
+    digits = np.array([item["codes"][1] for item in catalog.attributes])
+    keys = [hashlib.sha256(json.dumps(item_id).encode()).digest() for item_id in catalog.ids]
+    assert sorted(range(30), key=keys.__getitem__) == np.argsort(digits).tolist()
 
 
 def test_the_table_of_a_sequence_model_is_marked_as_learned_from_events(data, tmp_path, capsys):

@@ -83,10 +83,11 @@ def test_a_bounded_assignment_that_has_room_is_the_nearest_one(vectors):
     np.testing.assert_array_equal(bounded_assignment(vectors, table, len(vectors)), nearest(vectors, table))
 
 
-def test_a_digit_counts_the_items_of_a_path_in_the_order_of_rows():
+def test_a_digit_counts_the_items_of_a_path_in_the_order_of_their_numbers():
     codes = np.array([[1, 2], [0, 2], [1, 2], [1, 2], [0, 3]])
-    assert with_digit(codes)[:, 2].tolist() == [0, 0, 1, 2, 0]
-    assert len(np.unique(with_digit(codes), axis=0)) == 5
+    found = with_digit(codes, np.array([3, 4, 0, 2, 1]))
+    assert found[:, 2].tolist() == [2, 0, 0, 1, 0]
+    assert len(np.unique(found, axis=0)) == 5
 
 
 def test_faiss_finds_the_toy_too():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_rec.data.catalog import Catalog, is_missing
+from hf_rec.data.item_numbers import numbers_in_hashed_order
 from hf_rec.data.prompts.item_attributes import no_such_attribute
 from hf_rec.data.titles import clean_title
 
@@ -129,16 +130,12 @@ def item_texts(catalog: Catalog, form: str) -> list[str]:
     """
     The text of each item under a form of text, in row order; `""` where a column has none.
 
-    The number of an item under `"digits"` is its place, from 0, in the order of the SHA-256 of the raw ids. Published
-    ids often count items in the order in which users chose them, those of the test split too, and so does the order
-    of a catalog made from such a file: its rows would tell which items were chosen one after the other.
+    The number of an item under `"digits"` is that of [`~hf_rec.data.item_numbers.numbers_in_hashed_order`].
     """
     if form == TITLE:
         return [" ".join(catalog.text(row).split()) for row in range(len(catalog))]
     if form == DIGITS:
-        keys = [hashlib.sha256(json.dumps(item_id).encode()).digest() for item_id in catalog.ids]
-        numbers = {row: number for number, row in enumerate(sorted(range(len(keys)), key=keys.__getitem__))}
-        return [str(numbers[row]) for row in range(len(keys))]
+        return list(map(str, numbers_in_hashed_order(catalog.ids).tolist()))
     values = ["" if is_missing(value) else value for value in _column(catalog, form)]
     for row, value in enumerate(values):
         if not isinstance(value, str):
