@@ -19,7 +19,7 @@ from hf_rec import Catalog
 from hf_rec.arguments import run_recipe
 from hf_rec.data.prompts.item_attributes import attribute_texts
 from hf_rec.data.prompts.item_paths import resolve_separator
-from hf_rec.data.prompts.path_forms import PathForms, is_text, item_texts
+from hf_rec.data.prompts.path_forms import CODES, PathForms, is_text, item_codes, item_texts
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.models.language.from_scratch import new_causal_lm, new_seq2seq_lm, new_tokenizer
 
@@ -65,6 +65,9 @@ class NewLMArguments:
 def main(args: NewLMArguments) -> None:
     catalog = Catalog.load(args.data_dir)
     forms = PathForms.parse(args.item_path, args.history_path, args.item_attributes)
+    for form in forms.all:
+        if form.startswith(CODES):
+            item_codes(catalog, form.removeprefix(CODES))  # are there, and good: training adds their tokens
     texts = [*(item_texts(catalog, form) for form in forms.worded), attribute_texts(catalog, forms.attributes)]
     tokenizer = new_tokenizer(chain.from_iterable(texts), args.vocab_size)
     size = (args.hidden_size, args.num_layers, args.num_heads)

@@ -340,6 +340,8 @@ def test_the_configs_of_tiger_and_p5_make_train_and_rank_a_t5(tmp_path, name):
         run_here("item_numbers", "--data_dir", data, "--column", "other", "--train_split", "test")
     config = f"beauty_{name}.yaml"
     small = ("--hidden_size", 16, "--num_layers", 1, "--num_heads", 2, "--head_size", 8, "--feed_forward_size", 32)
+    with pytest.raises(ValueError, match="`item_path` or `history_path` 'codes:rvq': no item"):
+        run_here("new_lm", "--data_dir", data, "--output_dir", base, *small, "--item_path", "codes:rvq", config=config)
     run_here("new_lm", "--data_dir", data, "--output_dir", base, *small, config=config)
     words = ("--data_dir", data, "--model_name_or_path", base, "--output_dir", out, *TWO_STEPS)
     words = (*words, "--max_train_samples", 16, "--max_test_samples", 4, "--per_device_train_batch_size", 4)

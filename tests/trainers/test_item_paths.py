@@ -272,7 +272,7 @@ def test_attributes_and_wording_come_from_the_arguments(train, tiny_lm, tmp_path
     assert_lists_are_those_of_brute_force(load_recommender(tmp_path / "run", device="cpu"))
     told = train(method, tiny_lm(), prompt_form="alpaca", instruction="Name a film.", steps=0)
     assert told.prompt.instruction == "Name a film."
-    with pytest.raises(ValueError, match="No item of the catalog has an attribute 'maker'"):
+    with pytest.raises(ValueError, match="`item_attributes`: no item of the catalog has an attribute 'maker'"):
         train(method, tiny_lm(), item_attributes=["maker"], steps=0)
     with pytest.raises(ValueError, match="got 0 in 'Next: '"):
         METHODS[method][1](str(tmp_path), template="Next: ")

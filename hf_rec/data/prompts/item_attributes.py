@@ -22,14 +22,14 @@ def attribute_texts(catalog: Catalog, names: Sequence[str]) -> list[str]:
     """[`attribute_text`] of each item, in row order. An attribute that no item has is a `ValueError`."""
     for name in names:
         if all(is_missing(attributes.get(name)) for attributes in catalog.attributes):
-            raise no_such_attribute(catalog, name)
+            raise no_such_attribute(catalog, name, "`item_attributes`")
     return [attribute_text(values, names) for values in catalog.attributes]
 
 
-def no_such_attribute(catalog: Catalog, name: str) -> ValueError:
-    """What to raise where no item has an attribute: it says which there are."""
+def no_such_attribute(catalog: Catalog, name: str, argument: str) -> ValueError:
+    """What to raise where no item has an attribute that an argument names: it says which there are."""
     known = sorted({known for attributes in catalog.attributes for known in attributes})
     return ValueError(
-        f"No item of the catalog has an attribute {name!r}. "
+        f"{argument}: no item of the catalog has an attribute {name!r}. "
         + (f"There are {', '.join(map(repr, known))}." if known else "Its items have no attributes at all.")
     )

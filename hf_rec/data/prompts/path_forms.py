@@ -136,12 +136,12 @@ def item_texts(catalog: Catalog, form: str) -> list[str]:
         return [" ".join(catalog.text(row).split()) for row in range(len(catalog))]
     if form == DIGITS:
         return list(map(str, numbers_in_hashed_order(catalog.ids).tolist()))
-    values = ["" if is_missing(value) else value for value in _column(catalog, form)]
+    values = ["" if is_missing(value) else value for value in _column(catalog, form, form)]
     for row, value in enumerate(values):
         if not isinstance(value, str):
             hint = f"For codes use 'codes:{form}'." if isinstance(value, list) else "Spell it out in the catalog."
             raise ValueError(
-                f"Column {form!r} must hold text, but item {catalog.ids[row]!r} has {value!r} "
+                f"{_argument(form)} must name a column of text, but item {catalog.ids[row]!r} has {value!r} "
                 f"({type(value).__name__}). {hint}"
             )
     return [" ".join(clean_title(value).split()) for value in values]
@@ -149,11 +149,12 @@ def item_texts(catalog: Catalog, form: str) -> list[str]:
 
 def item_codes(catalog: Catalog, column: str) -> np.ndarray:
     """Codes of each item, `int64` of shape `(items, levels)`, in row order."""
-    values = _column(catalog, column)
+    form = f"{CODES}{column}"
+    values = _column(catalog, column, form)
     if missing := [row for row, value in enumerate(values) if is_missing(value) or value == ""]:
         ids = ", ".join(repr(catalog.ids[row]) for row in missing[:_SHOWN])
         raise ValueError(
-            f"Column {column!r} has no codes for {len(missing)} of {len(catalog)} items ({ids}"
+            f"{_argument(form)} finds no codes for {len(missing)} of {len(catalog)} items ({ids}"
             f"{', ...' if len(missing) > _SHOWN else ''}). Every item needs a path: give them codes, or leave these "
             "items out of the catalog."
         )
@@ -161,19 +162,25 @@ def item_codes(catalog: Catalog, column: str) -> np.ndarray:
     for row, value in enumerate(values):
         if not isinstance(value, list) or not value or not all(type(code) is int and code >= 0 for code in value):
             raise ValueError(
-                f"Column {column!r} must hold a list of integers from 0 on for each item, such as [37, 30, 59], but "
-                f"item {catalog.ids[row]!r} has {value!r}."
+                f"{_argument(form)} must name a column with a list of integers from 0 on for each item, such as "
+                f"[37, 30, 59], but item {catalog.ids[row]!r} has {value!r}."
             )
         if len(value) != levels:
             raise ValueError(
-                f"Column {column!r} must hold codes of one length, but item {catalog.ids[0]!r} has {levels} of them "
-                f"and item {catalog.ids[row]!r} has {len(value)}: {value!r}. Fill up the shorter ones."
+                f"{_argument(form)} must name a column of codes of one length, but item {catalog.ids[0]!r} has "
+                f"{levels} of them and item {catalog.ids[row]!r} has {len(value)}: {value!r}. Fill up the "
+                "shorter ones."
             )
     return np.asarray(values, dtype=np.int64)
 
 
-def _column(catalog: Catalog, column: str) -> list[Any]:
+def _argument(form: str) -> str:
+    """How a message about a form begins: where it was given, and what as."""
+    return f"`item_path` or `history_path` {form!r}"
+
+
+def _column(catalog: Catalog, column: str, form: str) -> list[Any]:
     values = [attributes.get(column) for attributes in catalog.attributes]
     if all(is_missing(value) or value == "" for value in values):
-        raise no_such_attribute(catalog, column)
+        raise no_such_attribute(catalog, column, _argument(form))
     return values

@@ -79,7 +79,9 @@ def test_the_instruction_speaks_of_lines_where_each_item_is_one(tokenizer, setti
 
 
 def test_an_attribute_that_no_item_has_is_refused(tokenizer, catalog):
-    with pytest.raises(ValueError, match="No item of the catalog has an attribute 'maker'.*'brand', 'genre'"):
+    with pytest.raises(
+        ValueError, match="`item_attributes`: no item of the catalog has an attribute 'maker'.*'brand', 'genre'"
+    ):
         Prompt(tokenizer, catalog, item_attributes=["brand", "maker"])
     with pytest.raises(ValueError, match="`item_attributes` must be a list of names"):
         Prompt(tokenizer, catalog, item_attributes="brand")

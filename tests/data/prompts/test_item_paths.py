@@ -161,9 +161,9 @@ def test_a_tokenizer_without_the_tokens_is_refused(tokenizer):
 def test_bad_text_columns_are_refused(tokenizer):
     catalog = films(a=["x", 2, "y", "z"], rq=CODES)
     for column, message in {
-        "a": "'a' must hold text, but item 'f1' has 2 \\(int\\)",
-        "rq": "'rq' must hold text.*'codes:rq'",
-        "brand": "No item of the catalog has an attribute 'brand'. There are 'a', 'rq'",
+        "a": "`item_path` or `history_path` 'a' must name a column of text, but item 'f1' has 2 \\(int\\)",
+        "rq": "'rq' must name a column of text.*'codes:rq'",
+        "brand": "`item_path` or `history_path` 'brand': no item of .* has an attribute 'brand'. There are 'a', 'rq'",
     }.items():
         with pytest.raises(ValueError, match=message):
             Prompt(tokenizer, catalog, item_path=column)
