@@ -336,7 +336,7 @@ def test_the_configs_of_tiger_and_p5_make_train_and_rank_a_t5(tmp_path, name):
     prepare("demo", data, num_users=20, seed=0)
     with_codes(data, "codes_rqvae")
     run_here("item_numbers", "--data_dir", data)
-    with pytest.raises(SystemExit):  # the order is that of the training rows, and no held-out ones
+    with pytest.raises(ValueError, match="unknown flag `--train_split`"):  # no held-out rows give the order
         run_here("item_numbers", "--data_dir", data, "--column", "other", "--train_split", "test")
     config = f"beauty_{name}.yaml"
     small = ("--hidden_size", 16, "--num_layers", 1, "--num_heads", 2, "--head_size", 8, "--feed_forward_size", 32)
