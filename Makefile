@@ -1,5 +1,5 @@
 # Every target sets up $(VENV) by itself: Python >= 3.11, torch first, then the versions of constraints.txt.
-#   make demo     train a tiny language model two ways, rank, compare; about 5 minutes on 2 CPU cores; writes runs/demo
+#   make demo     train five tiny models, rank, compare; about 5 minutes on 2 CPU cores; writes runs/demo
 #   make test     every test that needs no GPU, slow and two-process ones included
 #   make style    format and fix what ruff can
 #   make check    ruff, spelling, types, the documents and the import directions

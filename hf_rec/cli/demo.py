@@ -8,9 +8,10 @@ def add_demo(commands: Any) -> argparse.ArgumentParser:
     """Add `hf-rec demo` to the parser of all commands."""
     parser = commands.add_parser(
         "demo",
-        help="train four tiny models on generated data, rank, compare; minutes on a CPU",
-        description="Two language models (plain SFT, MSL) and two sequence models (SASRec with cross-entropy and with "
-        "SCE), and two of them fused, against three controls on generated data, from the log to the report.",
+        help="train five tiny models on generated data, rank, compare; minutes on a CPU",
+        description="Three language models (plain SFT and MSL on titles, MSL on codes), two sequence models (SASRec "
+        "with cross-entropy and with SCE) and a fusion of two of these, against three controls on generated data, "
+        "from the log to the report.",
     )
     parser.add_argument(
         "--out", default="runs/demo", metavar="DIR", help="folder of everything (default: %(default)s)"

@@ -1,10 +1,11 @@
 """
-Generate a log, train four models, fuse two of them, measure all on the same test rows, write the report.
+Generate a log, train five models, fuse two of them, measure all on the same test rows, write the report.
 
 Plain SFT (`loss_type="lml"`) and MSL with adaptive temperature start from the same weights, see the same rows in the
-same number of steps, and are selected on validation by the mean -log P of the target. SASRec, which reads no titles,
-is trained with a softmax over all items and with scaled cross-entropy, and selected by NDCG@10. MSL and SASRec are
-fused with weights chosen on validation. All are measured beside popularity and the last-item neighbour.
+same number of steps, and are selected on validation by the mean -log P of the target; so does a third model, under
+MSL, which writes codes in place of titles. SASRec, which reads neither, is trained with a softmax over all items and
+with scaled cross-entropy, and selected by NDCG@10. MSL on titles and SASRec are fused with weights chosen on
+validation. All are measured beside popularity and the last-item neighbour.
 """
 
 import json
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.arguments import select_rows
+from hf_rec.demo.data import add_codes, make_data
 from hf_rec.demo.terminal import accuracy_table, metric, show_users
-from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, Size, train_model
+from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, WRITES_CODES, train_model
 from hf_rec.evaluation.cost import measured_cost, summed_cost
 from hf_rec.recommenders.control_list import CONTROLS, make_control
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
     from rich.console import Console
 
     from hf_rec.data.catalog import Catalog
@@ -63,12 +65,14 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
     out = _claim_folder(Path(out_dir), seed, quick)
 
     console.rule("1. Data")
-    catalog, splits = _make_data(out / "data", size, seed, console)
+    splits = make_data(out / "data", size.num_users, seed, console)
+    catalog, has_codes = add_codes(out / "data", seed, console)
+    language_models = [folder for folder in LANGUAGE_MODELS if has_codes or folder != WRITES_CODES]
     test = select_rows(splits["test"], size.test_rows)
 
-    console.rule("2. Two sequence models and two language models")
+    console.rule("2. Sequence models and language models")
     trained = _make_controls(catalog, splits["train"], seed)
-    for folder in (*SEQUENCE_MODELS, *LANGUAGE_MODELS):
+    for folder in (*SEQUENCE_MODELS, *language_models):
         trained[folder] = train_model(out / folder, catalog, splits, size, seed)
     validation = select_rows(splits["validation"], size.validation_rows)
     trained["fused"] = _fuse(out / "fused", [trained[folder] for folder in FUSED], validation, console)
@@ -78,7 +82,7 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
     console.print(accuracy_table(results))
 
     console.rule("4. Three users")
-    shown = {NAMES[folder]: trained[folder][0] for folder in ("sasrec-ce", *LANGUAGE_MODELS)}
+    shown = {NAMES[folder]: trained[folder][0] for folder in ("sasrec-ce", "sft", "msl")}
     show_users(console, catalog, shown, test)
 
     console.rule("5. Report")
@@ -98,22 +102,6 @@ def _claim_folder(out: Path, seed: int, quick: bool) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text(json.dumps({"seed": seed, "quick": quick}) + "\n", encoding="utf-8")
     return out
-
-
-def _make_data(folder: Path, size: Size, seed: int, console: "Console") -> tuple["Catalog", "DatasetDict"]:
-    from hf_rec.data.prepare import load_prepared, prepare
-
-    card = prepare("demo", folder, num_users=size.num_users, seed=seed)
-    catalog, splits, _ = load_prepared(folder)
-    counts = card["catalog"]
-    console.print(
-        f"{counts['items']} films, {counts['duplicate_titles']} of them share a title with another, "
-        f"{counts['html_escaped_titles']} titles were HTML-escaped, {counts['empty_titles']} is empty.\n"
-        f"{card['interactions']['interactions']:,} events of {card['interactions']['users']:,} users. The last "
-        "film of a user is for the test, the one before for validation.",
-        highlight=False,
-    )
-    return catalog, splits
 
 
 def _make_controls(catalog: "Catalog", train: "Dataset", seed: int) -> dict[str, tuple["Recommender", dict[str, Any]]]:

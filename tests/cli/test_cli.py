@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from hf_rec import Catalog, ItemTrie
 from hf_rec.cli import evaluate
 from hf_rec.cli import main as cli
 from hf_rec.data.prepare import SPLIT_RULES, prepare
 from hf_rec.data.sources import SOURCES
+from hf_rec.demo import data as demo_data
 from hf_rec.demo import run as demo_run
 from hf_rec.hub import save_control, save_recommender
 from hf_rec.recommenders.control_list import CONTROLS, ControlEntry
@@ -332,6 +334,21 @@ def test_the_demo_overwrites_its_own_folder(tmp_path):
     assert [path.name for path in out.iterdir()] == [demo_run.MARKER]
 
 
+def test_the_demo_gives_films_codes_of_their_own_or_says_why_not(tmp_path, monkeypatch, capsys):
+    demo_data.make_data(tmp_path, num_users=10, seed=0, console=Console())
+    monkeypatch.setattr(demo_data, "find_spec", lambda name: None)
+    catalog, has_codes = demo_data.add_codes(tmp_path, seed=0, console=Console(width=200))
+    assert not has_codes
+    assert "codes" not in catalog.attributes[0]
+    assert "pip install hf_rec[index]" in capsys.readouterr().out
+    monkeypatch.undo()
+    catalog, has_codes = demo_data.add_codes(tmp_path, seed=0, console=Console())
+    assert has_codes
+    paths = {tuple(attributes["codes"]) for attributes in catalog.attributes}
+    assert len(paths) == len(catalog), "films of one title too"
+    assert {len(path) for path in paths} == {4}
+
+
 @pytest.mark.slow
 def test_the_demo_runs_from_data_to_report(tmp_path, capsys):
     out = tmp_path / "demo"
@@ -345,6 +362,7 @@ def test_the_demo_runs_from_data_to_report(tmp_path, capsys):
         "SASRec SCE",
         "plain SFT",
         "MSL",
+        "MSL, codes",
         "MSL + SASRec CE",
     ):
         assert name in page
@@ -352,10 +370,11 @@ def test_the_demo_runs_from_data_to_report(tmp_path, capsys):
         assert (out / "figures" / f"{figure}.png").stat().st_size > 1000
     capsys.readouterr()
 
-    assert (
-        run("recommend", "--model", out / "fused", "--history", "Signal", "--k", 3, "--json", "--device", "cpu") == 0
-    )
-    assert len(json.loads(capsys.readouterr().out)["items"]) == 3
+    for folder in ("fused", "msl-codes"):
+        words = ("--history", "Signal", "--k", 3, "--json", "--device", "cpu")
+        assert run("recommend", "--model", out / folder, *words) == 0
+        assert len(json.loads(capsys.readouterr().out)["items"]) == 3
+    assert "`codes`" in (out / "data" / "README.md").read_text()
     assert run("recommend", "--model", out / "msl", "--history", "Signal", "--k", 5, "--json", "--device", "cpu") == 0
     items = json.loads(capsys.readouterr().out)["items"]
     assert len(items) == 5
