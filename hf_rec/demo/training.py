@@ -39,10 +39,9 @@ class Size:
 FULL = Size(3000, 1500, 64, 2, 6, 32, 40, 128, 500, 3000)
 QUICK = Size(60, 320, 32, 1, 2, 16, 2, 32, 20, 20)
 
-# Each learning rate is the best of three by -log P on validation; that of codes of 2e-3 (4.26), 4e-3 (4.39) and 8e-3
-# (4.44). The limits and `eta` are lower than the defaults,
-# which are those of large models: no first token gets a probability of 0.25 here, so the temperature would stay at its
-# lower limit.
+# Each learning rate is the best of three by -log P on validation; that of codes among 2e-3 (4.26 nats), 4e-3 (4.39)
+# and 8e-3 (4.44). The limits and `eta` are lower than the defaults, which are those of large models: no first token
+# gets a probability of 0.25 here, so the temperature would stay at its lower limit.
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "sft": {"name": "plain SFT", "loss_type": "lml", "learning_rate": 8e-3},
     "msl": {
