@@ -4,6 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hf_rec.demo.training import CODES
 
 
@@ -35,8 +37,9 @@ def make_data(folder: Path, num_users: int, seed: int, console: "Console") -> "D
 
 def add_codes(folder: Path, seed: int, console: "Console") -> tuple["Catalog", bool]:
     """
-    Give the films codes as `hf-rec index --data FOLDER --out FOLDER --codes 32 --deduplicate` does; returns the
-    catalog, and whether it has them. Without scikit-learn it has none, and a line says so.
+    Give the films codes as `hf-rec index --data FOLDER --out FOLDER --codes 32 --deduplicate` does, those of one path
+    told apart in the order of the catalog, which is made before any event. Returns the catalog, and whether it has
+    codes: without scikit-learn it has none, and a line says so.
     """
     from hf_rec.data.prepare import load_prepared
     from hf_rec.item_codes.code_report import code_report, summary_lines
@@ -53,7 +56,7 @@ def add_codes(folder: Path, seed: int, console: "Console") -> tuple["Catalog", b
         return catalog, False
     vectors = tfidf_vectors(item_texts(catalog, ["title"]), seed)
     made = residual_kmeans(vectors, levels=LEVELS, num_codes=NUM_CODES, seed=seed)
-    codes = with_digit(made.codes)
+    codes = with_digit(made.codes, np.arange(len(catalog)))
     settings: dict[str, Any] = {"vectors": "TF-IDF + SVD of title", "events": "none: text alone"}
     settings |= {"levels": LEVELS, "codes": NUM_CODES, "deduplicate": True, "seed": seed}
     report = code_report(codes, made.errors)
