@@ -73,6 +73,10 @@ class MSLConfig(LanguageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tasks is not None:
+            if not isinstance(self.tasks, dict):  # JSON is one by now
+                raise ValueError(
+                    f'`tasks` must name shares, such as {{"next_item": 1, "title_to_code": 0.2}}, got {self.tasks!r}.'
+                )
             check_tasks(self.task_shares)
         check_supervision(self.supervise, self.item_path, self.history_path)
         if not 0 < self.eta < 1:

@@ -164,6 +164,8 @@ class TestBadInput:
     def test_tasks_are_checked_with_the_other_arguments(self, tmp_path):
         with pytest.raises(ValueError, match="`tasks` names 'next', but there are"):
             MSLConfig(str(tmp_path), tasks={"next": 1})
+        with pytest.raises(ValueError, match="`tasks` must name shares.* got '0.2'"):
+            MSLConfig(str(tmp_path), tasks="0.2")
 
     def test_items_without_codes_are_refused(self, make_trainer):
         with pytest.raises(ValueError, match="`tasks` asks for title_to_code, but items have no codes"):
