@@ -28,6 +28,10 @@ _MODULES = {
     "LLMSRecModel": "hf_rec.models.llm_srec.model",
     "LLMSRecModelConfig": "hf_rec.models.llm_srec.config",
     "LLMSRecTrainer": "hf_rec.trainers.llm_srec.trainer",
+    "LRURecConfig": "hf_rec.models.sequence.lrurec",
+    "LRURecModel": "hf_rec.models.sequence.lrurec",
+    "MFConfig": "hf_rec.models.sequence.mf",
+    "MFModel": "hf_rec.models.sequence.mf",
     "MSLConfig": "hf_rec.trainers.msl.config",
     "MSLTrainer": "hf_rec.trainers.msl.trainer",
     "Prompt": "hf_rec.data.prompts.next_item",
@@ -60,6 +64,10 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.models.sequence.fmlprec import FMLPRecModel as FMLPRecModel
     from hf_rec.models.sequence.gru4rec import GRU4RecConfig as GRU4RecConfig
     from hf_rec.models.sequence.gru4rec import GRU4RecModel as GRU4RecModel
+    from hf_rec.models.sequence.lrurec import LRURecConfig as LRURecConfig
+    from hf_rec.models.sequence.lrurec import LRURecModel as LRURecModel
+    from hf_rec.models.sequence.mf import MFConfig as MFConfig
+    from hf_rec.models.sequence.mf import MFModel as MFModel
     from hf_rec.models.sequence.sasrec import SASRecConfig as SASRecConfig
     from hf_rec.models.sequence.sasrec import SASRecModel as SASRecModel
     from hf_rec.recommenders.fused import FusedRecommender as FusedRecommender

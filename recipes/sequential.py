@@ -1,5 +1,6 @@
 """
-Train a sequence model (SASRec, eSASRec, GRU4Rec, FMLP-Rec, Caser, BERT4Rec) on item ids and rank the test rows.
+Train a sequence model (SASRec, eSASRec, GRU4Rec, LRURec, FMLP-Rec, Caser, BERT4Rec) or a matrix factorisation on item
+ids and rank the test rows.
 
 accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sequential.py \
     --config recipes/configs/sequential/beauty_sasrec.yaml
@@ -37,6 +38,9 @@ class SequenceModelArguments:
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers."})
     num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of SASRec, eSASRec, BERT4Rec."})
     residual: str | None = field(default=None, metadata={"help": "SASRec: 'input' or 'query'."})
+    length_power: float | None = field(
+        default=None, metadata={"help": "MF: a sum of factors is divided by this power of its length."}
+    )
 
     def __post_init__(self):
         if self.model_type not in MODEL_TYPES:

@@ -72,6 +72,28 @@ class RaggedBatch:
         sizes = sizes.cpu()
         return starts[step] + longest_first, sizes[sizes > 0]
 
+    def linear_recurrence(self, inputs: Tensor, decay: Tensor) -> Tensor:
+        """
+        States `h_t = decay * h_{t-1} + inputs_t` within each row, the oldest event first and `h` before it zero.
+
+        All positions at once, by doubling: after the rounds 1, 2, 4, ... a state sums that many of the newest inputs,
+        so a row of S events takes about log2 S rounds in place of S steps.
+
+        Args:
+            inputs (`torch.Tensor` of shape `(T, d)`): Of the real positions, real or complex.
+            decay (`torch.Tensor` of shape `(d,)`): Factor of each channel, the same at all events.
+
+        Returns:
+            `torch.Tensor` of shape `(T, d)`.
+        """
+        older = (self.lengths[self.rows] - 1 - self.age)[:, None]  # events before this one in its row
+        states, distance, longest = inputs, 1, min(self.shape[1], len(inputs))
+        while distance < longest:
+            carried = (decay * states[:-distance]).masked_fill(older[distance:] < distance, 0)
+            states = torch.cat([states[:distance], states[distance:] + carried])
+            decay, distance = decay * decay, 2 * distance
+        return states
+
     def attention(self, causal: bool, padded_length: int | None = None) -> "RaggedAttention":
         """
         Attention within the rows.

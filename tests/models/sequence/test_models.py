@@ -11,8 +11,18 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import hub
 
 import hf_rec
-from hf_rec import BERT4RecConfig, CaserConfig, ESASRecConfig, FMLPRecConfig, GRU4RecConfig, SASRecConfig
+from hf_rec import (
+    BERT4RecConfig,
+    CaserConfig,
+    ESASRecConfig,
+    FMLPRecConfig,
+    GRU4RecConfig,
+    LRURecConfig,
+    MFConfig,
+    SASRecConfig,
+)
 from hf_rec.models.sequence.base import SequenceModelConfig
+from hf_rec.models.sequence.ragged import RaggedBatch
 
 
 N, L = 20, 8  # items, longest history
@@ -23,6 +33,8 @@ CONFIGS = {
     "gru4rec": GRU4RecConfig(num_items=N, hidden_size=8, max_length=L, recurrent_size=6),
     "fmlprec": FMLPRecConfig(num_items=N, hidden_size=8, max_length=L, num_hidden_layers=2, initializer_range=0.5),
     "caser": CaserConfig(num_items=N, hidden_size=8, max_length=L, num_horizontal=3),
+    "lrurec": LRURecConfig(num_items=N, hidden_size=8, max_length=L, initializer_range=0.5),
+    "mf": MFConfig(num_items=N, hidden_size=8, max_length=L),
     "bert4rec": BERT4RecConfig(num_items=N, hidden_size=8, max_length=L, initializer_range=0.5),
 }
 HISTORIES = [[3, 7, 1, 19, 0], [5], [2, 2, 4], [0, 1, 2, 3, 4, 5, 6, 7], [11, 12]]
@@ -87,10 +99,9 @@ class TestEveryModel:
         old, new = torch.tensor([[9, 9, 9, 9]]), torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])[:, :read]
         torch.testing.assert_close(model.user_vectors(torch.cat([old, new], dim=1)), model.user_vectors(new))
 
-    def test_the_order_of_events_matters(self, model):
-        assert not torch.allclose(
-            model.user_vectors(torch.tensor([[3, 7, 1]])), model.user_vectors(torch.tensor([[7, 3, 1]]))
-        )
+    def test_the_order_of_events_matters_but_to_matrix_factorisation(self, model):
+        first, second = (model.user_vectors(torch.tensor([history])) for history in ([3, 7, 1], [7, 3, 1]))
+        assert torch.allclose(first, second) == (model.config.model_type == "mf")
 
     def test_an_item_without_a_row_in_the_table_is_named(self, model):
         for wrong in (N + model.num_special_items, -2):
@@ -190,6 +201,109 @@ class TestGRU4Rec:
         for found, history in zip(states, HISTORIES, strict=False):
             expected = model.dense(model.gru(model.item_embedding(torch.tensor([history]) + 1))[0])[0]
             torch.testing.assert_close(found[: len(history)], expected)
+
+
+class TestLinearRecurrence:
+    """States of all events at once, against one step after the other."""
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_doubling_gives_the_states_of_a_loop(self, side):
+        generator = torch.Generator().manual_seed(0)
+        batch = RaggedBatch(pad([*HISTORIES, []], 11, side) >= 0)
+        inputs = torch.randn(len(batch.cells), 3, dtype=torch.complex64, generator=generator)
+        decay = torch.polar(torch.tensor([0.99, 0.8, 1.0]), torch.tensor([0.0, 3.0, 6.0]))
+        found, given = batch.pad(batch.linear_recurrence(inputs, decay)), batch.pad(inputs)
+        for row, mask in enumerate(pad([*HISTORIES, []], 11, side) >= 0):
+            state = torch.zeros(3, dtype=torch.complex64)
+            for place in mask.nonzero().flatten():
+                state = decay * state + given[row, place]
+                torch.testing.assert_close(found[row, place], state)
+
+    def test_gradients_are_those_of_the_loop(self):
+        batch = RaggedBatch(pad([[1, 2, 3], [4]]) >= 0)  # the single event comes first
+        inputs = torch.randn(4, 2, dtype=torch.complex128, requires_grad=True)
+        decay = torch.tensor([0.5 + 0.5j, -0.9j], dtype=torch.complex128, requires_grad=True)
+        assert torch.autograd.gradcheck(batch.linear_recurrence, (inputs, decay))
+        one, first, second, third = inputs
+        expected = torch.stack([one, first, decay * first + second, decay * (decay * first + second) + third])
+        torch.testing.assert_close(batch.linear_recurrence(inputs, decay), expected)
+
+    def test_an_event_is_the_same_to_the_last_bit_whatever_else_is_in_the_batch(self):
+        batch, inputs = RaggedBatch(pad(HISTORIES) >= 0), torch.randn(19, 4)
+        together = batch.pad(batch.linear_recurrence(inputs, torch.full((4,), 0.9)))
+        given = batch.pad(inputs)
+        for row, history in enumerate(HISTORIES):
+            alone = RaggedBatch(torch.ones(1, len(history), dtype=torch.bool))
+            states = alone.linear_recurrence(given[row, -len(history) :], torch.full((4,), 0.9))
+            assert torch.equal(states, together[row, -len(history) :])
+
+
+class PublishedLRU(nn.Module):
+    """A recurrent unit of the published code, with complex weights and one event after the other."""
+
+    def __init__(self, unit):
+        super().__init__()
+        real, imaginary = (unit.input.weight.unflatten(0, (-1, 2))[:, part] for part in (0, 1))
+        self.input, self.input_bias = torch.complex(real, imaginary), unit.input.bias.view(-1, 2)
+        real, imaginary = unit.output.weight.unflatten(1, (-1, 2)).unbind(-1)
+        self.output = torch.complex(real, -imaginary)  # Re((a - ib)(x + iy)) = ax + by
+        self.output_bias = unit.output.bias
+        self.decay = torch.exp(torch.complex(-unit.decay_log.exp(), unit.angle_log.exp()))
+        self.gamma = unit.scale_log.exp()
+
+    def forward(self, states):
+        bias, state, outputs = torch.view_as_complex(self.input_bias), 0, []
+        for x in states:
+            state = self.decay * state + self.gamma * (self.input @ x.to(torch.complex64) + bias)
+            outputs.append((self.output @ state).real + self.output_bias)
+        return torch.stack(outputs)
+
+
+class TestLRURec:
+    def test_it_is_the_published_network_one_event_after_the_other(self):
+        model = make("lrurec")
+        items = torch.tensor(HISTORIES[0])
+        states = model.embedding_norm(model.item_embedding(items + 1))
+        for block in model.blocks:
+            states = block.unit_norm(PublishedLRU(block.unit)(states) + states)
+            states = block.feed_forward_norm(block.outer(F.gelu(block.inner(states))) + states)
+        torch.testing.assert_close(model(items[None]).last_hidden_state[0], states, rtol=1e-4, atol=1e-5)
+        scores = model.score_items(states[-1:])
+        torch.testing.assert_close(scores, states[-1:] @ model.item_vectors().t() + model.item_bias())
+        assert model.item_bias().abs().sum() > 0
+
+    def test_a_state_starts_in_the_ring_between_the_radii_and_is_kept_at_a_like_size(self):
+        unit = (
+            AutoModel.from_config(LRURecConfig(num_items=N, hidden_size=512), trust_remote_code=False).blocks[0].unit
+        )
+        radius = unit.factors().abs()
+        assert 0.8 <= radius.min() < 0.81 and 0.98 < radius.max() <= 0.99
+        angle = unit.angle_log.exp()
+        assert 0 < angle.min() < 0.1 and 6.1 < angle.max() < 6.3
+        torch.testing.assert_close(unit.scale_log.exp() ** 2 + radius**2, torch.ones_like(radius))
+
+    def test_radii_outside_the_unit_circle_are_refused(self):
+        for radii in ((0.9, 0.8), (0.5, 1.0), (-0.1, 0.5)):
+            with pytest.raises(ValueError, match=f"`smallest_radius` must be at least 0 .* got {radii[0]} and"):
+                LRURecConfig(smallest_radius=radii[0], largest_radius=radii[1])
+
+
+class TestMF:
+    @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+    def test_the_user_is_the_sum_of_the_factors_of_the_history_over_a_power_of_its_length(self, power):
+        config = MFConfig(num_items=N, hidden_size=8, max_length=L, length_power=power)
+        model = AutoModel.from_config(config, trust_remote_code=False).eval()
+        vectors = model.user_vectors(pad(HISTORIES))
+        for found, history in zip(vectors, HISTORIES, strict=True):
+            expected = sum(model.history_embedding.weight[item + 1] for item in history) / len(history) ** power
+            torch.testing.assert_close(found, expected)
+        nn.init.normal_(model.output_bias.weight)
+        expected = vectors @ model.item_embedding.weight[1:].t() + model.output_bias.weight[1:, 0]
+        torch.testing.assert_close(model.score_items(vectors), expected)
+
+    def test_a_power_beyond_the_mean_is_refused(self):
+        with pytest.raises(ValueError, match=r"`length_power` must be between 0 \(sum\) and 1 \(mean\), got 1.5"):
+            MFConfig(length_power=1.5)
 
 
 class TestBERT4Rec:

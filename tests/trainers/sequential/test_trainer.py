@@ -17,6 +17,10 @@ from hf_rec import (
     FMLPRecModel,
     GRU4RecConfig,
     GRU4RecModel,
+    LRURecConfig,
+    LRURecModel,
+    MFConfig,
+    MFModel,
     SASRecConfig,
     SASRecModel,
 )
@@ -103,6 +107,8 @@ class TestTraining:
             (GRU4RecModel, GRU4RecConfig(num_items=N, hidden_size=16, max_length=6, dropout=0.0)),
             (FMLPRecModel, FMLPRecConfig(num_items=N, hidden_size=16, max_length=6, dropout=0.0, num_hidden_layers=1)),
             (CaserModel, CaserConfig(num_items=N, hidden_size=16, dropout=0.0)),
+            (LRURecModel, LRURecConfig(num_items=N, hidden_size=16, dropout=0.0)),
+            (MFModel, MFConfig(num_items=N, hidden_size=16, dropout=0.0)),
             (
                 BERT4RecModel,
                 BERT4RecConfig(num_items=N, hidden_size=16, max_length=7, dropout=0.0, initializer_range=0.2),
