@@ -105,7 +105,7 @@ def test_numbers_and_pictures_need_no_model(layer):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "losses").rglob("*.py")), ids=lambda path: path.name)
 def test_losses_import_torch_alone(path):
     foreign = {name.split(".")[0] for name in imported_modules(ast.parse(path.read_text()))} - {"torch", "hf_rec"}
-    assert foreign <= {"dataclasses", "math", "typing", "collections"}
+    assert foreign <= {"collections", "dataclasses", "functools", "math", "typing"}
 
 
 def test_the_reader_of_imports_sees_functions_and_skips_type_checking():

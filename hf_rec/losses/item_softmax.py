@@ -15,6 +15,7 @@ how a sampled item that happens to be the target is left out.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-CPU_CHUNK_ELEMENTS = 2**20  # scores held at once: 4 MiB, which stay in a core's cache
-ACCELERATOR_CHUNK_ELEMENTS = 2**27
+from hf_rec.losses.all_scores import (
+    ACCELERATOR_CHUNK_ELEMENTS,
+    CPU_CHUNK_ELEMENTS,
+    in_autocast_dtype,
+    loss_of_all_scores,
+)
 
 
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
@@ -154,12 +158,9 @@ def chunked_cross_entropy(
     Returns:
         `torch.Tensor`: A scalar, float32.
     """
-    if chunk_size is None:
-        elements = CPU_CHUNK_ELEMENTS if vectors.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
-        chunk_size = max(elements // max(len(items), 1), 16)
     if eta is not None:
         _check_eta(eta)
-    return _ChunkedCrossEntropy.apply(*_autocast(vectors, items), targets, bias, eta, chunk_size)
+    return loss_of_all_scores(vectors, items, bias, partial(_softmax_chunk, eta=eta), (targets,), chunk_size)
 
 
 def chunked_scaled_cross_entropy(
@@ -195,7 +196,7 @@ def chunked_scaled_cross_entropy(
     if chunk_size is None:
         elements = CPU_CHUNK_ELEMENTS // 4 if vectors.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
         chunk_size = max(elements // max(len(negatives), 1), 16)
-    vectors, negatives = _autocast(vectors, negatives)
+    vectors, negatives = in_autocast_dtype(vectors, negatives)
     targets, ids = (None, None) if same is None else same
     return _ChunkedScaledCrossEntropy.apply(
         vectors, negatives, positive.float(), offset.float(), targets, ids, chunk_size
@@ -248,85 +249,22 @@ class _ChunkedScaledCrossEntropy(torch.autograd.Function):
         return *grads, None, None, None
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        vectors: Tensor,
-        items: Tensor,
-        targets: Tensor,
-        bias: Tensor | None,
-        eta: float | None,
-        chunk_size: int,
-    ) -> Tensor:
-        needs_vectors, needs_items, _, needs_bias = ctx.needs_input_grad[:4]
-        vectors_grad = torch.empty_like(vectors) if needs_vectors else None
-        # Transposed: a CPU multiplies [d, P] x [P, N] faster than [N, P] x [P, d]
-        items_grad = vectors.new_zeros(items.shape[::-1], dtype=torch.float32) if needs_items else None
-        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
-        total = vectors.new_zeros((), dtype=torch.float32)
-        with torch.autocast(vectors.device.type, enabled=False):
-            buffers = vectors.new_empty((2, min(chunk_size, len(vectors)), len(items)), dtype=torch.float32)
-            for rows in (slice(start, start + chunk_size) for start in range(0, len(vectors), chunk_size)):
-                goals = targets[rows]
-                loss, grad = _softmax_chunk(vectors[rows], items, goals, bias, eta, buffers)
-                total += loss
-                if not (needs_vectors or needs_items or needs_bias):
-                    continue
-                grad[torch.arange(len(goals), device=goals.device), goals] -= 1
-                if bias_grad is not None:
-                    bias_grad += grad.sum(dim=0)
-                grad = grad.to(vectors.dtype)
-                if vectors_grad is not None:
-                    torch.mm(grad, items, out=vectors_grad[rows])
-                if items_grad is not None and grad.dtype == torch.float32:
-                    items_grad.addmm_(vectors[rows].t(), grad)
-                elif items_grad is not None:
-                    items_grad += vectors[rows].t() @ grad
-        ctx.save_for_backward(
-            vectors_grad,
-            None if items_grad is None else items_grad.t().to(items.dtype),
-            None if bias is None or bias_grad is None else bias_grad.to(bias.dtype),
-        )
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [None if grad is None else grad * grad_output.to(grad.dtype) for grad in ctx.saved_tensors]
-        return grads[0], grads[1], None, grads[2], None, None
-
-
-def _softmax_chunk(
-    vectors: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None, eta: float | None, buffers: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Summed loss of a chunk and its softmax (in the second buffer)."""
-    scores, probabilities = buffers[0, : len(vectors)], buffers[1, : len(vectors)]
-    if vectors.dtype == torch.float32:
-        torch.mm(vectors, items.t(), out=scores)
-    else:
-        scores.copy_(vectors @ items.t())
-    if bias is not None:
-        scores += bias
+def _softmax_chunk(scores: Tensor, buffer: Tensor, targets: Tensor, eta: float | None) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk and its gradient (in the buffer)."""
     if eta is not None:
         scores.masked_fill_(_out_of_reach(scores, targets, eta), -torch.inf)
-    torch.softmax(scores, dim=1, out=probabilities)
+    torch.softmax(scores, dim=1, out=buffer)
     # log sum exp = top score - log of its probability: one pass fewer than logsumexp, and no overflow
-    log_sum = scores.amax(dim=1) - probabilities.amax(dim=1).log()
-    return (log_sum - scores.gather(1, targets[:, None]).squeeze(1)).sum(), probabilities
+    log_sum = scores.amax(dim=1) - buffer.amax(dim=1).log()
+    loss = (log_sum - scores.gather(1, targets[:, None]).squeeze(1)).sum()
+    buffer[torch.arange(len(targets), device=targets.device), targets] -= 1
+    return loss, buffer
 
 
 def _out_of_reach(scores: Tensor, targets: Tensor, eta: float) -> Tensor:
     target = scores.gather(1, targets[:, None])
     # The slack keeps the target itself, and items that tie with it, inside when eta * abs(s+) is lost to rounding
     return scores < target - eta * target.abs() - 1e-8
-
-
-def _autocast(vectors: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the dtype that a matrix product would run in here."""
-    if torch.is_autocast_enabled(vectors.device.type):
-        vectors = vectors.to(torch.get_autocast_dtype(vectors.device.type))
-    return vectors, items.to(vectors.dtype)
 
 
 def _log_alpha(alpha: float) -> float:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_rec.evaluation.protocol import Seen
-from hf_rec.trainers.base_config import RecommenderConfig
+from hf_rec.trainers.sequential.aided_config import AidedConfig
 from hf_rec.trainers.sequential.sampling import NegativePool
 
 
@@ -13,10 +13,11 @@ FULL_LOSSES = ("ce", "ce_tight")  # over all items; the others sample negatives
 
 
 @dataclass
-class SequentialConfig(RecommenderConfig):
+class SequentialConfig(AidedConfig):
     """
-    Arguments of [`SequentialTrainer`], on top of those of [`~transformers.TrainingArguments`], some of which have
-    other defaults here: 512 rows a batch, Adam at a constant rate of 1e-3 without clipping, and selection by NDCG@10.
+    Arguments of [`SequentialTrainer`], on top of those of [`AidedConfig`] (help from others) and of
+    [`~transformers.TrainingArguments`], some of which have other defaults here: 512 rows a batch, Adam at a constant
+    rate of 1e-3 without clipping, and selection by NDCG@10.
 
     Parameters:
         loss_type (`str`, *optional*, defaults to `"ce"`):
@@ -149,6 +150,11 @@ class SequentialConfig(RecommenderConfig):
             )
 
     def _check_lazy_optimizer(self) -> None:
+        if self.robust_weight:
+            raise ValueError(
+                f"`item_optimizer='lazy'` touches few items a step, `robust_weight` {self.robust_weight} all of them. "
+                "Use 'dense'."
+            )
         if self.loss_type in FULL_LOSSES or not self.share_negatives:
             raise ValueError(
                 "`item_optimizer='lazy'` needs a loss that samples negatives, and `share_negatives=True`, got "

@@ -28,6 +28,7 @@ from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_me
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.lazy_adam import LazyAdam, clip_grad_norm
 from hf_rec.trainers.sequential.loss import ItemLoss
+from hf_rec.trainers.sequential.robust import RobustLoss
 from hf_rec.trainers.sequential.sampling import hide_labels
 
 
@@ -93,6 +94,7 @@ class SequentialTrainer(RecommenderTrainer):
         self._eval_collator = ItemCollator(config.max_length, config.num_items, "ranking")
         train_dataset, counts = self._training_batches(train_dataset)
         self.item_loss = ItemLoss(args, config.num_items, counts)
+        self.robust_loss = RobustLoss(args, counts) if args.robust_weight and train_dataset is not None else None
         self._user_metrics = compute_metrics
         super().__init__(
             model=model,
@@ -189,14 +191,19 @@ class SequentialTrainer(RecommenderTrainer):
             vectors, rows = outputs.user_vector[places], places
         else:
             vectors, rows = outputs.last_hidden_state.flatten(0, 1)[places], places // labels.shape[1]
+        core, targets = self.accelerator.unwrap_model(model), labels.flatten()[places]
         total = self.item_loss(
-            self.accelerator.unwrap_model(model),
+            core,
             vectors,
-            labels.flatten()[places],
+            targets,
             self._position_keys(input_ids, places) if self.item_loss.needs_positions else None,
             self.state.global_step,
             torch.cat([input_ids, labels[:, -1:]], dim=1)[rows] if self.item_loss.needs_seen else None,
         )
+        if self.robust_loss is not None:
+            robust = self.robust_loss(core, vectors, targets[:, None])
+            self._logged["robust_loss"].append(robust.detach() / max(len(places), 1))
+            total = total + self.args.robust_weight * robust
         loss = self.scale_loss(total, len(places), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 

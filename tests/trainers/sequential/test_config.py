@@ -25,6 +25,13 @@ from hf_rec.trainers.sequential.config import SequentialConfig
         ({"log_q_correction": True}, "`log_q_correction` corrects nothing"),
         ({"item_optimizer": "lazy"}, "`item_optimizer='lazy'` needs a loss that samples"),
         ({"item_optimizer": "lazy", "loss_type": "sce", "weight_decay": 0.1}, "`weight_decay_form='decoupled'`"),
+        ({"robust_weight": -1.0}, "`robust_weight` must be at least 0, got -1.0"),
+        ({"robust_weight": 0.1, "robust_radius": 0.0}, "`robust_radius` must be greater than 0, got 0.0"),
+        ({"robust_popularity_power": -0.1}, "`robust_popularity_power` must be at least 0"),
+        (
+            {"item_optimizer": "lazy", "loss_type": "sce", "robust_weight": 0.1},
+            "`item_optimizer='lazy'` touches few items a step, `robust_weight` 0.1 all of them",
+        ),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` must be 0"),
         ({"use_liger_kernel": True}, "`use_liger_kernel` must be False"),
     ],
