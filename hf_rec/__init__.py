@@ -21,6 +21,7 @@ _MODULES = {
     "FMLPRecConfig": "hf_rec.models.sequence.fmlprec",
     "FMLPRecModel": "hf_rec.models.sequence.fmlprec",
     "FusedRecommender": "hf_rec.recommenders.fused",
+    "GroundedRecommender": "hf_rec.recommenders.grounded",
     "GRU4RecConfig": "hf_rec.models.sequence.gru4rec",
     "GRU4RecModel": "hf_rec.models.sequence.gru4rec",
     "ItemTrie": "hf_rec.trie.item_trie",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.models.sequence.sasrec import SASRecConfig as SASRecConfig
     from hf_rec.models.sequence.sasrec import SASRecModel as SASRecModel
     from hf_rec.recommenders.fused import FusedRecommender as FusedRecommender
+    from hf_rec.recommenders.grounded import GroundedRecommender as GroundedRecommender
     from hf_rec.search.logits_process import TrieLogitsProcessor as TrieLogitsProcessor
     from hf_rec.trainers.llm_srec.config import LLMSRecConfig as LLMSRecConfig
     from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer as LLMSRecTrainer

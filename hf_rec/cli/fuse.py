@@ -5,18 +5,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_rec.cli.model_flags import DTYPES, check_catalog, check_device, refuse_flags
-from hf_rec.recommenders.control_list import CONTROLS, make_control
+from hf_rec.cli.fit_flags import OF_FIT, add_fit_flags, check_fit_flags, check_new_folder
+from hf_rec.cli.model_flags import DTYPES, check_device, load_part, refuse_flags
+from hf_rec.recommenders.control_list import CONTROLS
 
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-    from hf_rec.data.catalog import Catalog
     from hf_rec.recommenders.contract import Recommender
 
 FIT_FILE, FIGURE_FILE = "fusion.json", "fusion.png"
-_OF_FIT = ("split", "limit", "seen", "by_length", "batch_size")
 
 
 def add_fuse(commands: Any) -> argparse.ArgumentParser:
@@ -43,14 +42,7 @@ def add_fuse(commands: Any) -> argparse.ArgumentParser:
     how.add_argument("--weights", type=float, nargs="+", metavar="W", help="weight of the model and of each prior")
     how.add_argument("--fit", metavar="METRIC", help="choose the weights on validation rows by e.g. ndcg@10")
     parser.add_argument("--data", metavar="DIR", help="folder written by `hf-rec prepare`")
-    fit = parser.add_argument_group("with --fit")
-    fit.add_argument("--split", help="split to choose on, never the test split (default: validation)")
-    fit.add_argument(
-        "--limit", "--max_eval_samples", type=int, help="choose on this many rows, evenly spaced (default: all)"
-    )
-    fit.add_argument(
-        "--seen", choices=("keep", "mask"), help="may lists hold items of their own history (default: keep)"
-    )
+    fit = add_fit_flags(parser)
     fit.add_argument(
         "--by-length",
         type=int,
@@ -58,7 +50,6 @@ def add_fuse(commands: Any) -> argparse.ArgumentParser:
         metavar="N",
         help="weights by length of the history: new ones from N items on (without N: quartiles of the rows)",
     )
-    fit.add_argument("--batch-size", type=int, help="rows at a time (default: that of the model)")
     parser.add_argument("--device", help="e.g. cpu or cuda:0 (default: an accelerator if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format of the weights (default: as saved)")
     parser.set_defaults(run=_fuse)
@@ -73,7 +64,7 @@ def _fuse(args: argparse.Namespace) -> None:
     _check_flags(args)
     catalog, splits, _ = (None, None, None) if args.data is None else load_prepared(args.data)
     folders = [args.model, *args.prior]
-    recommenders = [_load(args, folder, catalog, splits) for folder in folders]
+    recommenders = [load_part(args, folder, catalog, splits) for folder in folders]
     if args.fit is None:
         FusedRecommender(recommenders, args.weights).save(args.out)
         print(f"{args.out}: weights {_listed(args.weights)}")
@@ -86,14 +77,12 @@ def _fuse(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Refuse what cannot be, before anything is read."""
-    out = Path(args.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"`--out` {args.out} is not empty. Choose a new folder.")
+    check_new_folder(args.out)
     controls = [name for name in args.prior if name in CONTROLS and not Path(name).is_dir()]
     if args.data is None and (args.fit is not None or controls):
         raise ValueError(f"`--data` is needed {'with `--fit`' if args.fit else f'for the control {controls[0]}'}.")
     if args.fit is None:
-        refuse_flags(args, [*_OF_FIT, *([] if controls else ["data"])], "without `--fit`")
+        refuse_flags(args, [*OF_FIT, "by_length", *([] if controls else ["data"])], "without `--fit`")
         if args.by_length is not None:
             raise ValueError("`--by-length` has no effect without `--fit`. Leave it out.")
         if len(args.weights) != 1 + len(args.prior):
@@ -101,43 +90,11 @@ def _check_flags(args: argparse.Namespace) -> None:
                 f"`--weights` needs one weight for each of the {1 + len(args.prior)} recommenders, that of `--model` "
                 f"first, got {_listed(args.weights)}."
             )
-    else:
-        _check_fit(args)
-    for name in ("limit", "batch_size"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}.")
+    check_fit_flags(args, "weights")
     if args.by_length and sorted({*args.by_length, 0}) != [0, *args.by_length]:
         raise ValueError(f"`--by-length` must ascend from at least 1, got {args.by_length}.")
     if args.device is not None:
         check_device(args.device)
-
-
-def _check_fit(args: argparse.Namespace) -> None:
-    from hf_rec.metrics.ranking import METRICS, metric_values
-
-    try:
-        metric_values([0], [0], args.fit)
-    except ValueError:
-        names = ", ".join(f"{name}@k" for name in METRICS)
-        raise ValueError(f"`--fit` must be one of {names} with k from 1 on, got {args.fit!r}.") from None
-    if args.split == "test":
-        raise ValueError(
-            "`--split test`: weights that are chosen on the test rows would make the test mean nothing. Leave it out, "
-            "to choose them on validation."
-        )
-
-
-def _load(
-    args: argparse.Namespace, name: str, catalog: "Catalog | None", splits: "DatasetDict | None"
-) -> "Recommender":
-    from hf_rec.hub import load_recommender
-
-    if catalog is not None and splits is not None and name in CONTROLS and not Path(name).is_dir():
-        return make_control(name, catalog, splits["train"])
-    recommender = load_recommender(name, device=args.device, dtype=args.dtype)
-    check_catalog(recommender, name, catalog, args.data)
-    return recommender
 
 
 def _fit(args: argparse.Namespace, recommenders: list["Recommender"], splits: "DatasetDict") -> None:

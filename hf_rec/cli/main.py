@@ -1,6 +1,6 @@
 """
-The command line: `hf-rec demo | prepare | index | recommend | evaluate | fuse | diagnose | shuffle | report`. Training
-is `accelerate launch recipes/...`.
+The command line: `hf-rec demo | prepare | index | recommend | evaluate | fuse | ground | diagnose | shuffle | report`.
+Training is `accelerate launch recipes/...`.
 
 Each command imports what it needs when it runs, so that `hf-rec --help` answers at once.
 """
@@ -15,6 +15,7 @@ from hf_rec.cli.demo import add_demo
 from hf_rec.cli.diagnose import add_diagnose
 from hf_rec.cli.evaluate import add_evaluate
 from hf_rec.cli.fuse import add_fuse
+from hf_rec.cli.ground import add_ground
 from hf_rec.cli.index import add_index
 from hf_rec.cli.prepare import add_prepare
 from hf_rec.cli.recommend import add_recommend
@@ -30,6 +31,7 @@ COMMANDS = (
     add_recommend,
     add_evaluate,
     add_fuse,
+    add_ground,
     add_diagnose,
     add_shuffle,
     add_report,

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_rec.recommenders.control_list import CONTROLS
+from hf_rec.recommenders.control_list import CONTROLS, make_control
 
 
 if TYPE_CHECKING:
+    from datasets import DatasetDict
+
     from hf_rec.data.catalog import Catalog
     from hf_rec.recommenders.contract import Recommender
 
@@ -93,6 +95,26 @@ def load_model(args: argparse.Namespace, catalog: "Catalog | None" = None, folde
     elif recommender.is_exact:
         refuse_flags(args, ["num_beams"], f"for {folder}, a {type(recommender).__name__}, which ranks every item")
     check_catalog(recommender, folder, catalog, args.data if catalog is not None else None)
+    return recommender
+
+
+def load_part(
+    args: argparse.Namespace, name: str, catalog: "Catalog | None", splits: "DatasetDict | None"
+) -> "Recommender":
+    """
+    A recommender that others are made of: a model folder, a repository, or the name of a control.
+
+    Args:
+        args (`argparse.Namespace`): The flags, with `device`, `dtype` and `data`.
+        name (`str`): Folder, id on the Hub, or one of [`CONTROLS`].
+        catalog ([`~hf_rec.data.catalog.Catalog`]), splits (`datasets.DatasetDict`, *optional*): Those of `--data`.
+    """
+    from hf_rec.hub import load_recommender
+
+    if catalog is not None and splits is not None and name in CONTROLS and not Path(name).is_dir():
+        return make_control(name, catalog, splits["train"])
+    recommender = load_recommender(name, device=args.device, dtype=args.dtype)
+    check_catalog(recommender, name, catalog, args.data)
     return recommender
 
 

@@ -4,17 +4,20 @@ says how to rank with them and holds the hash of each. Safetensors and JSON alon
 """
 
 from hf_rec.hub.files import read_index
-from hf_rec.hub.load import load_recommender
+from hf_rec.hub.load import load_base, load_recommender
 from hf_rec.hub.push import push_recommender
 from hf_rec.hub.save import save_control, save_recommender
 from hf_rec.hub.save_fused import save_fused
+from hf_rec.hub.save_grounded import save_grounded
 
 
 __all__ = [
+    "load_base",
     "load_recommender",
     "push_recommender",
     "read_index",
     "save_control",
     "save_fused",
+    "save_grounded",
     "save_recommender",
 ]

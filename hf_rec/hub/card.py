@@ -16,6 +16,7 @@ _KINDS = {
     "llm_srec": "a language model that gives users and items vectors; the score of an item is their dot product",
     "sequence": "a sequence model over item numbers; the score of an item is a dot product with its vector",
     "fused": "recommenders that judge together; the score of an item is a weighted sum of their log-probabilities",
+    "grounded": "a language model that writes a text, and a base model that finds the items whose texts are nearest",
     "popularity": "a control: what was chosen most often",
     "recent_popularity": "a control: what was chosen most often of late",
     "last_item": "a control: what most often came after the last item",
@@ -24,6 +25,7 @@ _SCORES = {
     "valid": "log-probabilities of items: each token of a title competes with the tokens that also lead to an item",
     "full_vocab": "log-probabilities of the items' tokens among all tokens",
     "fused": "weighted sums of log-probabilities",
+    "grounded": "minus the distance between two texts, from 0 to 1",
 }
 
 
@@ -41,13 +43,17 @@ def model_card(folder: Path, index: dict[str, Any], catalog: Catalog) -> str:
     data = ModelCardData(
         library_name="hf_rec", tags=["recommendation", "sequential-recommendation"], base_model=base_model
     )
-    facts = {
-        "Items": len(catalog),
-        "Kind": _KINDS.get(index["kind"], index["kind"]),
-        "Weights": {"adapter": "an adapter on its base model", "full": "whole"}.get(index["weights"], "none"),
-        "Base model": base_model,
-        "Temperature": None if index["kind"] == "fused" else index["tau"],
-    } | _fusion(index["extra"])
+    facts = (
+        {
+            "Items": len(catalog),
+            "Kind": _KINDS.get(index["kind"], index["kind"]),
+            "Weights": {"adapter": "an adapter on its base model", "full": "whole"}.get(index["weights"], "none"),
+            "Base model": base_model,
+            "Temperature": None if index["kind"] in ("fused", "grounded") else index["tau"],
+        }
+        | _fusion(index["extra"])
+        | _grounding(index["extra"])
+    )
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value is not None)
     versions = ", ".join(f"{name} {value}" for name, value in index["versions"].items())
     example = json.dumps(catalog.ids[: min(3, len(catalog))], ensure_ascii=False)
@@ -95,3 +101,13 @@ def _fusion(extra: dict[str, Any]) -> dict[str, str]:
     if fit is None:
         return facts
     return facts | {"Weights chosen by": f"{fit['metric']} of {fit['rows']} rows of `{fit['split']}`"}
+
+
+def _grounding(extra: dict[str, Any]) -> dict[str, str]:
+    """How far the second recommender of a grounded one counts, and how that was chosen."""
+    if "gamma" not in extra:
+        return {}
+    fit, facts = extra["fit"], {"Weight of `part-1` (gamma)": f"{extra['gamma']:g}"}
+    if fit is None:
+        return facts
+    return facts | {"Gamma chosen by": f"{fit['metric']} of {fit['rows']} rows of `{fit['split']}`"}

@@ -15,6 +15,7 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.hub.base_model import load_adapter
 from hf_rec.hub.files import (
+    ADAPTER_CONFIG_FILE,
     CONTROL_ARRAYS_FILE,
     RECOMMENDER_FILE,
     check_folder,
@@ -22,12 +23,14 @@ from hf_rec.hub.files import (
     read_index,
     tokenizer_sha256,
 )
-from hf_rec.hub.save_fused import part_name
+from hf_rec.hub.parts import part_name
+from hf_rec.hub.save_grounded import BASE_FOLDER, load_item_vectors
 from hf_rec.models.loading import load_language_model, load_weights
 from hf_rec.models.weight_files import local_folder
 from hf_rec.recommenders.contract import Recommender
 from hf_rec.recommenders.controls import CONTROL_KINDS
 from hf_rec.recommenders.fused import FusedRecommender
+from hf_rec.recommenders.grounded import GroundedRecommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.recommenders.sequence import SequenceRecommender
@@ -168,6 +171,70 @@ def _load_sequence_model(
 def _load_fused(
     folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
 ) -> FusedRecommender:
+    extra = index["extra"]
+    parts = _load_parts(folder, index, catalog, device, dtype)
+    return FusedRecommender(parts, extra["weights"], extra["lengths"], fit=extra["fit"])
+
+
+def _load_grounded(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> GroundedRecommender:
+    extra = index["extra"]
+    writer, *weight = _load_parts(folder, index, catalog, device, dtype)
+    if not isinstance(writer, LanguageModelRecommender):
+        raise ValueError(f"{folder / part_name(0)} is a {type(writer).__name__}, which writes no text.")
+    place = extra["base"] or {"name": folder / BASE_FOLDER}
+    base, tokenizer = load_base(**place, device=device, dtype=dtype)
+    recommender = GroundedRecommender(
+        writer,
+        base,
+        tokenizer,
+        load_item_vectors(folder),
+        weight[0] if weight else None,
+        extra["gamma"],
+        extra["num_beams"],
+        fit=extra["fit"],
+    )
+    if recommender.texts_sha256 != extra["texts_sha256"]:
+        raise ValueError(
+            f"The tokenizers in {folder} read the items' texts in another way than when their vectors were made. Make "
+            "the folder anew with `hf-rec ground`."
+        )
+    return recommender
+
+
+def load_base(
+    name: str | os.PathLike,
+    revision: str | None = None,
+    *,
+    device: torch.device | str,
+    dtype: str | torch.dtype | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    A causal LM without its head, and its tokenizer, for [`GroundedRecommender`].
+
+    Args:
+        name (`str` or `os.PathLike`): Folder with whole weights, or Hub id.
+        revision (`str`, *optional*): Commit of the repository.
+        device (`torch.device`), dtype (`str` or `torch.dtype`, *optional*): As of [`load_recommender`].
+    """
+    if Path(name, ADAPTER_CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{name} is an adapter. The base model compares texts as it did before any fine-tuning: name the model "
+            "that the adapter was trained on."
+        )
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    if revision is not None:
+        options["revision"] = revision
+    model = load_weights(AutoModel, name, **options)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return model.to(device).eval(), tokenizer
+
+
+def _load_parts(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> list[Recommender]:
+    """The recommenders in the folders inside a folder."""
     parts = []
     for place in range(len(parts_of(index))):
         part = folder / part_name(place)
@@ -175,8 +242,7 @@ def _load_fused(
         _check_kind(part, part_index)
         is_shared = part_index["hashes"]["catalog"] == catalog.sha256  # else it is one of bare ids
         parts.append(_load(part, part_index, catalog if is_shared else Catalog.load(part), device, dtype))
-    extra = index["extra"]
-    return FusedRecommender(parts, extra["weights"], extra["lengths"], fit=extra["fit"])
+    return parts
 
 
 _LOADERS: dict[str, Callable] = {
@@ -184,6 +250,7 @@ _LOADERS: dict[str, Callable] = {
     SequenceRecommender.kind: _load_sequence_model,
     RetrievalRecommender.kind: RetrievalRecommender.load,
     FusedRecommender.kind: _load_fused,
+    GroundedRecommender.kind: _load_grounded,
 } | dict.fromkeys(CONTROL_KINDS, _load_control)
 
 

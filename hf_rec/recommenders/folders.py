@@ -12,6 +12,7 @@ import torch
 if TYPE_CHECKING:
     from hf_rec.recommenders.contract import Recommender
     from hf_rec.recommenders.fused import FusedRecommender
+    from hf_rec.recommenders.grounded import GroundedRecommender
 
 
 def load(folder: str | os.PathLike, device: str | torch.device) -> "Recommender":
@@ -26,3 +27,10 @@ def save(folder: str | os.PathLike, recommender: "FusedRecommender") -> None:
     from hf_rec.hub import save_fused
 
     save_fused(folder, recommender)
+
+
+def save_grounded(folder: str | os.PathLike, recommender: "GroundedRecommender") -> None:
+    """[`~hf_rec.hub.save_grounded`]."""
+    from hf_rec.hub import save_grounded
+
+    save_grounded(folder, recommender)

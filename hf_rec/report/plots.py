@@ -154,6 +154,26 @@ def fusion_figure(fit: dict[str, Any]) -> "Figure":
     return figure
 
 
+def grounding_figure(fit: dict[str, Any]) -> "Figure":
+    """
+    Validation metric by gamma; a ring marks the best.
+
+    Args:
+        fit (`dict`): Content of `grounding.json`.
+    """
+    plt = _pyplot()
+    gammas, values = np.array([(point["gamma"], point["value"]) for point in fit["grid"]]).T
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        axes.plot(gammas, values, color=_COLORS[0])
+        ring = {"ms": 12, "mfc": "none", "mec": _COLORS[0], "mew": 1.4}
+        axes.plot(fit["best"]["gamma"], fit["best"]["value"], "o", **ring)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set(title="Weight of the grounding", ylabel=f"{short_name(fit['metric'])} on {fit['split']}")
+        axes.set_xlabel(f"gamma of {fit['weight']}")
+    return figure
+
+
 def methods_figure(section: Section) -> "Figure":
     """NDCG and hit rate at the largest k of every method, with 95 % intervals."""
     last, names = section.example["ks"][-1], [method.name for method in section.methods]
