@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_rec"
 
 # What a layer may import besides itself and LEAVES. losses, models, trie, metrics and data know none of each other.
-LEAVES = {"columns", "fields", "files", "processes"}
+LEAVES = {"columns", "fields", "files", "item_token_ids", "processes"}
 BELOW_RECOMMENDERS = {"search", "models", "trie", "data"}
 BELOW_HUB = {"recommenders", *BELOW_RECOMMENDERS}
 BELOW_EVALUATION = {"hub", "metrics", *BELOW_HUB}
@@ -20,6 +20,7 @@ ALLOWED = {
     "columns": set(),
     "fields": set(),
     "files": set(),
+    "item_token_ids": set(),
     "processes": set(),
     "arguments": set(),
     "losses": set(),

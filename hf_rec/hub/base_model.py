@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from hf_rec.hub.files import ADAPTER_CONFIG_FILE, ADAPTER_FILES, RECOMMENDER_FILE
+from hf_rec.hub.item_tokens import load_projector, read_item_tokens
 from hf_rec.models.language.path_tokens import resize_vocabulary, save_path_tokens_alone
 from hf_rec.models.loading import check_stored_kwargs, load_language_model
 from hf_rec.models.weight_files import WEIGHT_FILES, is_hub_id, local_folder, weights_sha256
@@ -88,6 +89,10 @@ def load_adapter(
         raise OSError(_needs_base(folder, name, str(error))) from error
     if (folder / "tokenizer_config.json").is_file():
         resize_vocabulary(model, len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False)))
+    item_tokens = read_item_tokens(folder)
+    if item_tokens is not None:
+        item_tokens.attach(model)
+        load_projector(model, name)  # of the base, which the adapter has a copy of its own of
     config.base_model_name_or_path = os.fspath(name)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -96,6 +101,8 @@ def load_adapter(
         except UserWarning as error:
             raise ValueError(f"{folder / ADAPTER_FILES[1]} lacks tensors: {error} Copy the folder again.") from error
     save_path_tokens_alone(adapted)
+    if item_tokens is not None:
+        item_tokens.wrap(adapted)
     return adapted
 
 

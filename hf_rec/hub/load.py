@@ -23,9 +23,10 @@ from hf_rec.hub.files import (
     read_index,
     tokenizer_sha256,
 )
+from hf_rec.hub.item_tokens import load_whole_model
 from hf_rec.hub.parts import part_name
 from hf_rec.hub.save_grounded import BASE_FOLDER, load_item_vectors
-from hf_rec.models.loading import load_language_model, load_weights
+from hf_rec.models.loading import load_weights
 from hf_rec.models.weight_files import local_folder
 from hf_rec.recommenders.contract import Recommender
 from hf_rec.recommenders.controls import CONTROL_KINDS
@@ -137,7 +138,7 @@ def _load_causal_lm(folder: Path, index: dict[str, Any], dtype: str | torch.dtyp
     if index["weights"] == "adapter":
         return load_adapter(folder, index["base"], **options)
     _check_weights(folder, index)
-    return load_language_model(folder, **options)
+    return load_whole_model(folder, **options)
 
 
 def _check_weights(folder: Path, index: dict[str, Any]) -> None:

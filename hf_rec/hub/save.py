@@ -32,6 +32,8 @@ from hf_rec.hub.files import (
     weight_files,
     weights_format,
 )
+from hf_rec.hub.item_tokens import save_item_tokens
+from hf_rec.models.language.item_tokens import ItemTokens
 from hf_rec.models.weight_files import weights_sha256
 from hf_rec.recommenders.controls import Control
 from hf_rec.recommenders.item_index import ITEM_INDEX_FILE, index_weights
@@ -99,6 +101,9 @@ def save_recommender(
             save_file(
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / CONTROL_ARRAYS_FILE
             )
+        item_tokens = None if model_of_folder is None else ItemTokens.of(model_of_folder)
+        if item_tokens is not None:
+            save_item_tokens(partial, item_tokens)
         if write_more is not None:
             write_more(partial)
         home = folder if model is None else partial  # where the weights are

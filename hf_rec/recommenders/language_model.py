@@ -15,6 +15,7 @@ from torch import nn
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.collators import left_padded, right_padded
 from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.language.item_tokens import ItemTokens, check_item_tokens
 from hf_rec.recommenders.allowed_items import AllowedItems
 from hf_rec.recommenders.contract import (
     ItemLists,
@@ -97,6 +98,7 @@ class LanguageModelRecommender(Recommender):
                 f"`catalog` has {len(catalog)} items, `prompt` {len(prompt)} and `trie` {len(trie.leaf_rows)}. Make "
                 "the prompt and the trie from this catalog: ItemTrie.build(prompt.encode_items()).csr()."
             )
+        check_item_tokens(ItemTokens.of(model), prompt.item_token_start, prompt.user_token)
         self._has_encoder = is_encoder_decoder(model)
         if self._has_encoder:
             decoder_start_token(base_model(model).config)  # is there

@@ -10,8 +10,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_rec.hub.base_model import load_adapter
 from hf_rec.hub.files import RECOMMENDER_FILE, read_index
+from hf_rec.hub.item_tokens import load_whole_model
+from hf_rec.models.language.item_tokens import ItemTokens
 from hf_rec.models.language.path_tokens import save_path_tokens_alone
-from hf_rec.models.loading import load_language_model
 from hf_rec.models.weight_files import local_folder
 
 
@@ -39,7 +40,7 @@ def load_for_training(
         folder = local_folder(name, options.pop("revision", None))
         base = read_index(folder)["base"] if (folder / RECOMMENDER_FILE).is_file() else None
         return load_adapter(folder, base, trainable=True, **options)
-    return load_language_model(name, **options)
+    return load_whole_model(name, **options)
 
 
 def with_revision(peft_config: PeftConfig, revision: str | None) -> PeftConfig:
@@ -67,8 +68,13 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, args: TrainingA
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(args.gradient_checkpointing))
     elif args.gradient_checkpointing:
         model.enable_input_require_grads()
+    item_tokens = ItemTokens.of(model)
+    if item_tokens is not None:
+        item_tokens.unwrap(model)  # the adapter may put a layer of its own in the place of the embedding
     adapted = get_peft_model(model, peft_config)
     save_path_tokens_alone(adapted)
+    if item_tokens is not None:
+        item_tokens.wrap(adapted)
     return adapted
 
 

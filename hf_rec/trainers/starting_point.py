@@ -19,6 +19,13 @@ from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.data.prompts.path_forms import TITLE
 from hf_rec.data.prompts.path_tokens import add_path_tokens, path_token_ids, words_under_tokens
 from hf_rec.hub.load import checked_index, load_language_parts, recommender_folder
+from hf_rec.models.language.item_tokens import (
+    ItemTokens,
+    SequenceKnowledge,
+    check_item_tokens,
+    give_item_tokens,
+    train_projector,
+)
 from hf_rec.models.language.path_tokens import grow_vocabulary, num_rows, train_path_tokens
 from hf_rec.models.language.positions import check_positions
 from hf_rec.trainers.causal_lm import load_for_training, refuse_router_loss, with_revision
@@ -116,6 +123,7 @@ class StartingPoint:
         prompt: Prompt | None = None,
         trie: ItemTrie | None = None,
         quantization_config: Any = None,
+        knowledge: SequenceKnowledge | None = None,
     ) -> "StartingPoint":
         """
         Put together what a trainer is given, what the folder of its model holds, and what has to be made.
@@ -127,6 +135,8 @@ class StartingPoint:
             processing_class, catalog, prompt, trie (*optional*): As given to the trainer. A catalog that is not that
                 of the model's folder is refused. A tokenizer and a model in memory get the tokens of item paths.
             quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
+            knowledge ([`SequenceKnowledge`], *optional*): What collaborative tokens are to show, of a model that has
+                none yet.
         """
         folder, revision = None, args.loading_options.get("revision")
         if not isinstance(model, PreTrainedModel | nn.Module):
@@ -138,7 +148,6 @@ class StartingPoint:
         new_tokens: list[int] = []
         if folder is None and catalog is not None and prompt is None:
             new_tokens = add_path_tokens(tokenizer, catalog, args.item_path, args.history_path)
-        catalog, prompt, trie = _resolve_items(folder, tokenizer, args, catalog, prompt, trie)
         if isinstance(model, nn.Module):
             loaded = model
             _refuse_unused(args, quantization_config)
@@ -146,12 +155,19 @@ class StartingPoint:
             name = os.fspath(model) if folder is None else str(folder.folder)
             loaded = load_for_training(name, args.loading_options, quantization_config)
         refuse_router_loss(loaded)
+        vocab_size = max(num_rows(loaded), len(tokenizer))
+        if knowledge is not None:
+            give_item_tokens(loaded, knowledge, vocab_size, args.seed)
+        item_tokens = ItemTokens.of(loaded)
+        catalog, prompt, trie = _resolve_items(folder, tokenizer, args, catalog, prompt, trie, item_tokens)
         tau = args.tau if args.tau is not None else 1.0 if folder is None else folder.tau
         path_tokens = []
         if folder is None and catalog is not None and prompt is not None:
             path_tokens = path_token_ids(tokenizer, catalog, prompt.item_path, prompt.history_path)
         start = cls(loaded, tokenizer, catalog, prompt, trie, tau, new_tokens, path_tokens)
         start.grow(loaded, args)
+        if item_tokens is not None:
+            item_tokens.wrap(loaded)
         if prompt is not None:
             check_positions(loaded.config, prompt.max_length)
             _check_vocabulary(prompt, loaded)
@@ -167,8 +183,10 @@ class StartingPoint:
         grow_vocabulary(model, len(self.tokenizer), self.new_tokens, words, args.seed)
 
     def adapter_config(self, peft_config: PeftConfig, revision: str | None) -> PeftConfig:
-        """The configuration of a new adapter on the model, at a revision, with the tokens of item paths."""
+        """The configuration of a new adapter on the model, at a revision, with what is trained beside it."""
         config = with_revision(peft_config, revision)
+        if ItemTokens.of(self.model) is not None:
+            config = train_projector(config, self.model)
         return train_path_tokens(config, self.model, self.path_tokens) if self.path_tokens else config
 
 
@@ -198,6 +216,7 @@ def _resolve_items(
     catalog: Catalog | None,
     prompt: Prompt | None,
     trie: ItemTrie | None,
+    item_tokens: ItemTokens | None,
 ) -> tuple[Catalog | None, Prompt | None, ItemTrie | None]:
     """The items as given, those of the model's folder, or made."""
     if folder is not None:
@@ -229,7 +248,10 @@ def _resolve_items(
         item_attributes=args.item_attributes,
         instruction=args.instruction,
         template=args.template,
+        item_token_start=None if item_tokens is None else item_tokens.vocab_size,
+        user_token=item_tokens is not None and item_tokens.knowledge.user_token,
     )
+    check_item_tokens(item_tokens, prompt.item_token_start, prompt.user_token)
     report = prompt.report()
     if changed := {name: count for name, count in report.items() if name in _CHANGES and count}:
         logger.warning(f"Items whose text the prompt had to change: {changed} (see `Prompt.report`).")

@@ -25,6 +25,7 @@ from hf_rec.data.prompts.path_forms import DIGITS, TITLE, PathForms, check_super
 from hf_rec.data.prompts.stored_paths import PATHS_FILE, load_paths, save_paths
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.files import StandingFiles, replacing
+from hf_rec.item_token_ids import event_tokens, user_token
 
 
 if TYPE_CHECKING:
@@ -90,6 +91,12 @@ class Prompt:
             The whole text around the history in your own words, with `{history}` where the items go, one after the
             other, each with its separator. Other braces are text, and what spells a control token is one. Under
             `form="chat"` it is the user's message.
+        item_token_start (`int`, *optional*):
+            Tokens that the model has embeddings for. With it each item of the history is followed by its collaborative
+            token, an id from this on ([`hf_rec.item_token_ids`]), for a model with
+            [`~hf_rec.models.language.item_tokens.ItemTokens`]. A trainer with a `sequence_model` gives it.
+        user_token (`bool`, *optional*, defaults to `False`):
+            Whether the history ends with the collaborative token of the user.
 
     Attributes:
         separator_ids (`list[int]`): Tokens that end every item.
@@ -111,9 +118,13 @@ class Prompt:
         history_path: str | None = None,
         item_attributes: Sequence[str] | None = None,
         template: str | None = None,
+        item_token_start: int | None = None,
+        user_token: bool = False,
         _saved: "_Saved | None" = None,
     ):
         check_frame(form, instruction, template)
+        if user_token and item_token_start is None:
+            raise ValueError("`user_token` needs `item_token_start`: the user is known by the tokens of the items.")
         if max_history is not None and max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, or None for no limit, got {max_history}.")
         if len(catalog) == 0:
@@ -121,6 +132,7 @@ class Prompt:
         self.form, self.separator, self.instruction = form, separator, instruction
         self.max_length, self.max_history, self.max_item_tokens = max_length, max_history, max_item_tokens
         self.template, self.item_attributes = template, list(item_attributes) if item_attributes else None
+        self.item_token_start, self.user_token = item_token_start, user_token
         self.forms = PathForms.parse(item_path, history_path, item_attributes)
         self.item_path, self.history_path = item_path, None if history_path == item_path else history_path
         encoder = PlainTextEncoder(tokenizer)
@@ -132,16 +144,17 @@ class Prompt:
             self._answers, self._items, self._report = encode_catalog(
                 catalog, self.forms, tokenizer, encoder, self.separator_ids, max_item_tokens
             )
-        self._lengths = self._items.lengths  # of an item in a history
+        self._lengths = self._items.lengths + (item_token_start is not None)  # of an item in a history
         wording = (form, instruction, template, self.separator_ids, self.forms)
         head, tail = _saved.frame if _saved is not None else encode_frame(tokenizer, encoder, *wording)
         self._head, self._tail = np.asarray(head, dtype=np.int32), np.asarray(tail, dtype=np.int32)
         self._probes = probe_hash(tokenizer, encoder)
         longest_answer, longest_item = int(self._answers.lengths.max()), int(self._lengths.max())
-        self._room = max_length - len(head) - len(tail) - longest_answer  # tokens for the history
+        fixed = len(head) + len(tail) + user_token
+        self._room = max_length - fixed - longest_answer  # tokens for the history
         if self._room < longest_item:
             raise ValueError(
-                f"`max_length` is {max_length}, too few for the fixed text ({len(head) + len(tail)} tokens), one item "
+                f"`max_length` is {max_length}, too few for the fixed text ({fixed} tokens), one item "
                 f"of history (up to {longest_item}) and the answer (up to {longest_answer}). Raise it to "
                 f"{max_length - self._room + longest_item} or lower `max_item_tokens`."
             )
@@ -220,7 +233,8 @@ class Prompt:
 
     def count_tokens(self, history: Sequence[int]) -> int:
         """`len(encode_history(history))`, without making it."""
-        return len(self._head) + int(self._lengths[self._keep(history)].sum()) + len(self._tail)
+        kept = int(self._lengths[self._keep(history)].sum())
+        return len(self._head) + kept + self.user_token + len(self._tail)
 
     def encode_example(
         self, history: Sequence[int], target: int, supervise_from: int | None = None, supervise: str = "last"
@@ -321,7 +335,8 @@ class Prompt:
 
     def _state(self) -> dict:
         names = ("form", "max_length", "max_history", "max_item_tokens", "separator", "instruction")
-        usual = {"item_path": TITLE, "history_path": None, "item_attributes": None, "template": None}
+        usual: dict = {"item_path": TITLE, "history_path": None, "item_attributes": None, "template": None}
+        usual |= {"item_token_start": None, "user_token": False}
         unusual = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return {
             "settings": {name: getattr(self, name) for name in names} | unusual,
@@ -341,4 +356,10 @@ class Prompt:
         return rows[len(rows) - fitting :]
 
     def _prompt(self, rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([self._head, *map(self._items.__getitem__, rows), self._tail])
+        items: list[np.ndarray] = list(map(self._items.__getitem__, rows))
+        if self.item_token_start is not None:
+            tokens = event_tokens(self.item_token_start, rows)
+            items = [part for pair in zip(items, tokens[:, None], strict=True) for part in pair]
+            if self.user_token:
+                items.append(np.array([user_token(self.item_token_start, len(rows) > 0)]))
+        return np.concatenate([self._head, *items, self._tail])

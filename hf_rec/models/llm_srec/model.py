@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -27,7 +27,8 @@ from hf_rec.models.language.prompt_states import Prefix, is_checkpointed, last_s
 from hf_rec.models.llm_srec.config import LLMSRecModelConfig
 from hf_rec.models.llm_srec.references import WeightsReference
 from hf_rec.models.loading import check_stored_kwargs, load_weights
-from hf_rec.models.sequence.base import SequenceModelConfig, SequencePreTrainedModel
+from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.models.sequence.loading import load_sequence_model
 from hf_rec.models.sharded_weights import has_sharded_weights
 from hf_rec.models.weight_files import check_weight_files
 
@@ -383,10 +384,7 @@ def _check_teacher(model: object) -> SequencePreTrainedModel:
 
 
 def _load_teacher(folder: str | os.PathLike) -> SequencePreTrainedModel:
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if not isinstance(config, SequenceModelConfig):
-        raise ValueError(f"`sequence_model` {folder} holds a {config.model_type!r}, not a sequence model of hf_rec.")
-    return _check_teacher(load_weights(AutoModel, folder))
+    return _check_teacher(load_sequence_model(folder))
 
 
 def _frozen_folder(config: LLMSRecModelConfig, role: str, folder: str | os.PathLike, check: bool) -> Path:

@@ -40,6 +40,16 @@ class MSLConfig(LanguageConfig):
             Lay the rows of a training batch end to end, kept apart by attention: same loss, and next to no padding.
             Needs a model whose attention takes a mask of one's own (`"sdpa"`, `"eager"`) or sequence lengths
             (FlashAttention), which is tried out at the first step; others are refused, encoder-decoder models too.
+        collaborative (`str` or `None`, *optional*, defaults to `None`):
+            What the collaborative token behind each item of the history shows of a frozen sequence model, the
+            `sequence_model` of the trainer: `"item"`, its vector of the item; `"state"`, the user after this event;
+            `"both"`; or `"joint"`, the text-aligned vector of the item of a model that has such. `None` for no tokens,
+            or for those of the folder the model comes from.
+        user_token (`bool`, *optional*, defaults to `False`):
+            Whether the history ends with a collaborative token of the user: the state after the last event.
+        cold_item_rate (`float`, *optional*, defaults to `0.0`):
+            Share of items whose collaborative tokens tell nothing in a step, whatever row they stand in, so that the
+            model learns to go by the title alone too; from 0 to below 1.
         scoring, tau, prompt_form, max_length, max_history, item_path, history_path, item_attributes, instruction,
         template, path_token_init, seen, eval_num_beams, train_sampling_strategy, dataset_num_proc, model_init_kwargs:
             As in [`LanguageConfig`].
@@ -62,6 +72,13 @@ class MSLConfig(LanguageConfig):
         metadata={"help": "Rows of next_item, title_to_code and code_to_title in relation to each other, as JSON."},
     )
     packing: bool = field(default=False, metadata={"help": "Lay the rows of a training batch end to end."})
+    collaborative: Literal["item", "state", "both", "joint"] | None = field(
+        default=None, metadata={"help": "What collaborative tokens show of the sequence model."}
+    )
+    user_token: bool = field(
+        default=False, metadata={"help": "End the history with a collaborative token of the user."}
+    )
+    cold_item_rate: float = field(default=0.0, metadata={"help": "Share of items that are hidden in a step."})
 
     _VALID_DICT_FIELDS = LanguageConfig._VALID_DICT_FIELDS + ["tasks"]
 
@@ -79,6 +96,13 @@ class MSLConfig(LanguageConfig):
                 )
             check_tasks(self.task_shares)
         check_supervision(self.supervise, self.item_path, self.history_path)
+        if self.user_token and self.collaborative is None:
+            raise ValueError(
+                "`user_token` needs `collaborative`: the user is known by the collaborative tokens of the items. Set "
+                "it to 'item', 'state', 'both' or 'joint'."
+            )
+        if not 0 <= self.cold_item_rate < 1:
+            raise ValueError(f"`cold_item_rate` must be at least 0 and less than 1, got {self.cold_item_rate}.")
         if not 0 < self.eta < 1:
             raise ValueError(f"`eta` must be between 0 and 1, got {self.eta}.")
         if not 0 < self.tau_min <= self.tau_max:

@@ -38,6 +38,7 @@ from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encod
 from hf_rec.trainers.causal_lm import add_adapter
 from hf_rec.trainers.item_rows import warm_leaves
 from hf_rec.trainers.language_trainer import RANKED, LanguageTrainer
+from hf_rec.trainers.msl.collaborative import Hiding, sequence_knowledge
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.rows import PromptRows
 from hf_rec.trainers.msl.task_losses import TaskLosses
@@ -94,6 +95,9 @@ class MSLTrainer(LanguageTrainer):
             [`~transformers.Trainer`]. `compute_metrics` sees `predictions = (item_rows [U, 10], scores [U, 10])` and
             `label_ids [U]` (a leaf's first item where several share a title); what it returns is merged with ours.
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
+        sequence_model (`str`, `os.PathLike` or [`~hf_rec.models.sequence.base.SequencePreTrainedModel`], *optional*):
+            For `args.collaborative`: a trained sequence model over the same catalog, or its folder. Items that
+            `train_dataset` does not have are unknown to it. It is copied, stays frozen, and is saved too.
 
     Raises:
         `ValueError`: Where an argument is missing or would be ignored; the message names it.
@@ -134,6 +138,7 @@ class MSLTrainer(LanguageTrainer):
         compute_metrics: Any = None,
         optimizers: tuple = (None, None),
         quantization_config: Any = None,
+        sequence_model: str | os.PathLike | PreTrainedModel | None = None,
     ):
         args = args if args is not None else MSLConfig(f"{model_name(model)}-MSL")
         set_seed(args.seed)  # a new adapter is drawn below, and Trainer sets the seed after that
@@ -147,6 +152,7 @@ class MSLTrainer(LanguageTrainer):
             prompt=prompt,
             trie=trie,
             quantization_config=quantization_config,
+            knowledge=sequence_knowledge(sequence_model, args, catalog, train_dataset),
         )
         if start.catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model may name.")
@@ -155,6 +161,7 @@ class MSLTrainer(LanguageTrainer):
         if peft_config is not None:
             model = add_adapter(model, start.adapter_config(peft_config, args.loading_options.get("revision")), args)
         self.take_items(start, args)
+        self._hiding = Hiding.of(model, args)
         self._user_metrics = compute_metrics
         pad_token_id, csr = padding_token(start.tokenizer), self.trie.csr()
         self._root_tokens = root_children(self.csr)
@@ -247,6 +254,8 @@ class MSLTrainer(LanguageTrainer):
         """
         targets = TrieTargets.from_batch(inputs)
         model_inputs = self._model_inputs(model, inputs)
+        if self._hiding is not None and model.training:
+            model_inputs[INPUT_IDS] = self._hiding.hide(model_inputs[INPUT_IDS], self.state.global_step)
         diagnosed = self._diagnosed_targets(model, targets)
         if self.args.loss_type == "lml":
             whole = vocabulary_logits(model, self.head, model_inputs, targets.positions)

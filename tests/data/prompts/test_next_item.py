@@ -12,6 +12,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
+from hf_rec.item_token_ids import FIRST, USER
 from hf_rec.trie import ItemTrie
 
 
@@ -436,3 +437,40 @@ class TestLoading:
         path.unlink()
         with pytest.raises(FileNotFoundError, match="holds no item_paths.safetensors"):
             Prompt.load(folder, byte_level, small_catalog)
+
+
+class TestCollaborativeTokens:
+    @pytest.mark.parametrize("user_token", [False, True])
+    def test_each_stands_behind_its_item_and_that_of_the_user_behind_all(
+        self, bpe_tokenizer, tiny_catalog, user_token
+    ):
+        prompt = Prompt(bpe_tokenizer, tiny_catalog, item_token_start=500, user_token=user_token)
+        items = [*prompt.encode_item(7), 500 + FIRST + 7, *prompt.encode_item(2), 500 + 2]
+        bos = bpe_tokenizer.bos_token_id
+        assert prompt.encode_history([7, 2]) == [bos, *items] + [500 + USER] * user_token
+        assert prompt.encode_history([]) == [bos] + [500 + USER + FIRST] * user_token
+        assert prompt.count_tokens([7, 2]) == len(prompt.encode_history([7, 2]))
+
+    def test_they_are_no_labels_and_in_no_path(self, bpe_tokenizer, tiny_catalog):
+        prompt = Prompt(bpe_tokenizer, tiny_catalog, item_token_start=500)
+        row = prompt.encode_example([7, 2, 3], 4, 0, "all")
+        labels = [token for token in row["labels"] if token != -100]
+        assert labels == [token for item in (7, 2, 3, 4) for token in prompt.encode_item(item)]
+        assert prompt.encode_items() == Prompt(bpe_tokenizer, tiny_catalog).encode_items()
+        assert prompt.sha256 != Prompt(bpe_tokenizer, tiny_catalog).sha256
+
+    def test_they_take_room(self, bpe_tokenizer, tiny_catalog):
+        for length in range(40, 60):
+            prompt = Prompt(bpe_tokenizer, tiny_catalog, max_length=length, item_token_start=500, user_token=True)
+            kept = prompt.encode_history([7, 2, 3, 1, 5, 6, 9])
+            assert len(kept) + max(map(len, prompt.encode_items())) <= length
+            assert sum(token >= 500 + FIRST for token in kept) == 2  # the first event that is kept, and the user
+
+    def test_they_come_back_with_a_saved_prompt(self, bpe_tokenizer, tiny_catalog, tmp_path):
+        prompt = Prompt(bpe_tokenizer, tiny_catalog, item_token_start=500, user_token=True)
+        prompt.save(tmp_path)
+        assert Prompt.load(tmp_path, bpe_tokenizer, tiny_catalog).encode_history([3]) == prompt.encode_history([3])
+
+    def test_a_user_without_items_is_refused(self, bpe_tokenizer, tiny_catalog):
+        with pytest.raises(ValueError, match="`user_token` needs `item_token_start`"):
+            Prompt(bpe_tokenizer, tiny_catalog, user_token=True)
