@@ -28,6 +28,9 @@ def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     cut.add_argument("--min-events", type=int, help="shortest window of a global-time split; default: --window")
     cut.add_argument("--min-count", type=int, help="k of the k-core over users and items; default: 0, all are kept")
+    cut.add_argument("--min-rating", type=float, help="drop interactions with a smaller rating")
+    cut.add_argument("--since", metavar="TIME", help="drop earlier interactions; ISO form, such as 2019-01-01")
+    cut.add_argument("--until", metavar="TIME", help="drop later interactions; a date alone is its first second")
     cut.add_argument(
         "--duplicates",
         choices=("exact", "first", "keep"),
@@ -51,6 +54,7 @@ def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     files.add_argument("--item-column", help="table: default item_id")
     files.add_argument("--timestamp-column", help="table: default timestamp; 'none' where rows are in order")
     files.add_argument("--title-column", help="table, sequence-text: column of titles")
+    files.add_argument("--rating-column", help="table: column of ratings, for --min-rating")
     files.add_argument(
         "--items-id-column", help="table, sequence-text: column of ids in --items; default: --item-column, item_id"
     )
@@ -59,7 +63,7 @@ def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     files.add_argument("--delimiter", help="table: of csv files")
     files.add_argument("--hub-split", help="table: split of a Hub data set")
     files.add_argument("--hub-config", help="table: configuration of a Hub data set")
-    files.add_argument("--meta", help="amazon: metadata file with the titles")
+    files.add_argument("--meta", help="amazon, goodreads: metadata file with the titles")
     files.add_argument("--add-year", action="store_true", default=None, help="movielens: write the year behind titles")
     files.add_argument("--train", help="sequence-csv, history-csv: name of the file, default train.csv")
     files.add_argument(

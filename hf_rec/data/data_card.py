@@ -47,10 +47,14 @@ def terminal_lines(card: dict[str, Any]) -> list[str]:
             text += f" of {entry['lines']:,} lines, 0 refused"
             if entry["rows_over_lines"]:
                 text += f"; rows with a quoted field over several lines: {entry['rows_over_lines']:,}"
+        if entry.get("before_1970"):
+            text += f"; times before 1970, taken as 1970-01-01: {entry['before_1970']:,}"
         lines.append(text)
     lines += _join_lines(card.get("join", {}))
     counts, catalog = card.get("interactions", {}), card["catalog"]
     dropped = {
+        "outside the window of time": counts.get("dropped_outside_times"),
+        "with a low rating": counts.get("dropped_low_ratings"),
         "duplicates": counts.get("dropped_duplicates"),
         "by the k-core": counts.get("dropped_by_k_core"),
         "with untitled items": counts.get("dropped_untitled"),

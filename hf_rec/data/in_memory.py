@@ -22,12 +22,16 @@ def prepare_interactions(
     item_column: str = ITEM_ID,
     timestamp_column: str | None = TIMESTAMP,
     title_column: str | None = None,
+    rating_column: str | None = None,
     items_id_column: str | None = None,
     timestamp_unit: str = "s",
     split: str = "leave-one-out",
     window: int | None = None,
     stride: int | None = None,
     min_count: int = 0,
+    min_rating: float | None = None,
+    since: str | None = None,
+    until: str | None = None,
     duplicates: str = "exact",
     require_titles: bool = False,
     keep_all_items: bool = False,
@@ -39,12 +43,12 @@ def prepare_interactions(
         log (`datasets.Dataset`): One row an event. Columns other than those named are ignored. A pandas frame becomes
             one with `Dataset.from_pandas(frame)`.
         items (`datasets.Dataset`, *optional*): One row an item: its id, perhaps its title, attributes.
-        user_column, item_column, timestamp_column, title_column, items_id_column, timestamp_unit (*optional*): As in
-            [`~hf_rec.data.sources.tables.load_table`].
+        user_column, item_column, timestamp_column, title_column, rating_column, items_id_column, timestamp_unit
+            (*optional*): As in [`~hf_rec.data.sources.tables.load_table`].
         split (`str`, *optional*, defaults to `"leave-one-out"`): Or `"global-time"`.
         window, stride (`int`, *optional*): As in [`~hf_rec.data.splits.leave_one_out`] and
             [`~hf_rec.data.splits.global_time`].
-        min_count, duplicates, require_titles, keep_all_items (*optional*): As in
+        min_count, min_rating, since, until, duplicates, require_titles, keep_all_items (*optional*): As in
             [`~hf_rec.data.interactions.clean_interactions`].
 
     Returns:
@@ -72,7 +76,8 @@ def prepare_interactions(
         raise ValueError(f"`split` must be 'leave-one-out' or 'global-time', got {split!r}.")
     if items is None and items_id_column is not None:
         raise ValueError(f"`items_id_column` is {items_id_column!r}, but no table `items` is given.")
-    names = column_names(user_column, item_column, timestamp_column, title_column if items is None else None)
+    log_title = title_column if items is None else None
+    names = column_names(user_column, item_column, timestamp_column, log_title, rating_column)
     raw, catalog = interactions_of(
         _table(log),
         None if items is None else _table(items),
@@ -84,6 +89,9 @@ def prepare_interactions(
     )
     cleaning = {
         "min_count": min_count,
+        "min_rating": min_rating,
+        "since": since,
+        "until": until,
         "duplicates": duplicates,
         "require_titles": require_titles,
         "keep_all_items": keep_all_items,

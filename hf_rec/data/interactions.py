@@ -7,13 +7,14 @@ the row; what is dropped by policy is counted.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_rec.columns import ITEM_ID, TIMESTAMP, UNKNOWN_TIME, USER_ID, interaction_features
+from hf_rec.columns import ITEM_ID, RATING, TIMESTAMP, UNKNOWN_TIME, USER_ID, interaction_features
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.timestamps import MICROSECONDS, parse_timestamps, raise_if_bad
 
@@ -44,6 +45,9 @@ def clean_interactions(
     *,
     duplicates: str = "exact",
     min_count: int = 0,
+    min_rating: float | None = None,
+    since: str | None = None,
+    until: str | None = None,
     require_titles: bool = False,
     keep_all_items: bool = False,
     timestamp_unit: str = "s",
@@ -60,6 +64,10 @@ def clean_interactions(
             and (known) time, `"first"` the earliest row of each user and item, `"keep"` all rows.
         min_count (`int`, *optional*, defaults to `0`): k of the k-core: users and items with fewer interactions are
             dropped, again and again until none is left.
+        min_rating (`float`, *optional*): Drop interactions with a smaller `rating`, a column that the log must then
+            have, before anything is counted.
+        since, until (`str`, *optional*): Drop interactions before or after this time, in ISO form and UTC where it
+            names no zone, before anything is counted. A date alone is its first second.
         require_titles (`bool`, *optional*, defaults to `False`): Drop interactions with items whose title is missing
             or empty, before anything is counted.
         keep_all_items (`bool`, *optional*, defaults to `False`): Keep items without interactions in the catalog (with
@@ -81,12 +89,18 @@ def clean_interactions(
     user_codes = users.indices.to_numpy()
     report = {"interactions_read": len(times)}
 
-    keep = np.arange(len(times))
+    keep = np.flatnonzero(_is_between(times, since, until))
+    report["dropped_outside_times"] = len(times) - len(keep)
+    before = len(keep)
+    if min_rating is not None:
+        keep = keep[_ratings(dataset)[keep] >= min_rating]
+    report["dropped_low_ratings"] = before - len(keep)
+    before = len(keep)
     kept_items = np.ones(len(catalog), dtype=bool)
     if require_titles:
         kept_items = np.array([bool(title) for title in catalog.titles or [None] * len(catalog)], dtype=bool)
-        keep = keep[kept_items[item_rows]]
-    report["dropped_untitled"] = len(times) - len(keep)
+        keep = keep[kept_items[item_rows[keep]]]
+    report["dropped_untitled"] = before - len(keep)
     keep = keep[np.argsort(times[keep], kind="stable")]
     before = len(keep)
     keep = keep[_without_duplicates(user_codes[keep], item_rows[keep], times[keep], duplicates)]
@@ -163,6 +177,43 @@ def k_core(users: np.ndarray, items: np.ndarray, min_count: int) -> np.ndarray:
             codes = codes[keep]
             keep = keep[np.bincount(codes)[codes] >= min_count]
     return keep
+
+
+def _ratings(dataset: Dataset) -> np.ndarray:
+    """The ratings of all rows. A log without them, and a rating that is missing or no number, are errors."""
+    if RATING not in dataset.column_names:
+        raise ValueError(
+            f"`min_rating` needs a column {RATING!r}; the interactions have {dataset.column_names}. Leave it out, or, "
+            "for a table, name the column in `rating_column`."
+        )
+    values = dataset.select_columns([RATING]).with_format("arrow")[:][RATING]
+    numbers = values
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        is_number = pc.match_substring_regex(values, r"^\s*[+-]?(\d+\.?\d*|\.\d+)\s*$")
+        numbers = pc.if_else(is_number, pc.utf8_trim_whitespace(values), None)
+    numbers = pc.cast(numbers, pa.float64())
+    raise_if_bad(pc.is_null(numbers, nan_is_null=True), values, RATING, "is missing or no number")
+    return numbers.to_numpy()
+
+
+def _is_between(times: np.ndarray, since: str | None, until: str | None) -> np.ndarray:
+    """Which of the times, in microseconds, lie in the window."""
+    inside = np.ones(len(times), dtype=bool)
+    for name, value in (("since", since), ("until", until)):
+        if value is None:
+            continue
+        try:
+            date = datetime.fromisoformat(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`{name}` must be a date or time in ISO form, such as '2019-01-01', got {value!r}."
+            ) from None
+        if len(times) and (times == UNKNOWN_TIME).all():
+            raise ValueError(f"`{name}` is {value!r}, but the times of this log are unknown. Leave it out.")
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        bound = round(date.timestamp() * MICROSECONDS["s"])
+        inside &= times >= bound if name == "since" else times <= bound
+    return inside
 
 
 def _without_duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray, duplicates: str) -> np.ndarray:

@@ -42,6 +42,9 @@ def prepare(
     stride: int | None = None,
     min_events: int | None = None,
     min_count: int = 0,
+    min_rating: float | None = None,
+    since: str | None = None,
+    until: str | None = None,
     duplicates: str = "exact",
     require_titles: bool = False,
     keep_all_items: bool = False,
@@ -59,7 +62,7 @@ def prepare(
             `"ready-made"` (the only one for `"sequence-csv"` and `"history-csv"`, which come with splits).
         window, stride, min_events (`int`, *optional*): As in [`~hf_rec.data.splits.leave_one_out`] and
             [`~hf_rec.data.splits.global_time`] (`min_events` there only).
-        min_count, duplicates, require_titles, keep_all_items (*optional*): As in
+        min_count, min_rating, since, until, duplicates, require_titles, keep_all_items (*optional*): As in
             [`~hf_rec.data.interactions.clean_interactions`].
         num_proc (`int`, *optional*): Processes that cut windows.
         options: Arguments of the source's reader, as [`~hf_rec.data.sources.tables.load_table`]: `path` and others. A
@@ -80,6 +83,9 @@ def prepare(
         raise ValueError(f"`min_events` is {min_events}, but only the split 'global-time' knows it. Leave it out.")
     cleaning = {
         "min_count": min_count,
+        "min_rating": min_rating,
+        "since": since,
+        "until": until,
         "duplicates": duplicates,
         "require_titles": require_titles,
         "keep_all_items": keep_all_items,
@@ -87,7 +93,7 @@ def prepare(
     given = {"window": window, "stride": stride, "min_events": min_events}
     windows = {name: value for name, value in given.items() if value is not None}
     if rule == "ready-made":
-        changed = {name for name, value in cleaning.items() if value not in (0, "exact", False)} | set(windows)
+        changed = {name for name, value in cleaning.items() if value not in (0, "exact", None)} | set(windows)
         if changed:
             raise ValueError(
                 f"`{sorted(changed)[0]}` is given, but {source!r} is cut and split already and kept as it is. "

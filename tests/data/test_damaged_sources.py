@@ -45,6 +45,33 @@ TEXTS = {
         "x.item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
         + "".join(f"{n}\tFilm {n}\t1995\tDrama\n" for n in range(9)),
     },
+    "yelp": {
+        "yelp_academic_dataset_review.json": "".join(
+            f'{{"user_id": "A{n}", "business_id": "B{n}", "stars": 4.0, "date": "2019-01-0{n + 1} 10:00:00"}}\n'
+            for n in range(9)
+        ),
+        "yelp_academic_dataset_business.json": "".join(
+            f'{{"business_id": "B{n}", "name": "T{n}", "categories": "Food, Bars"}}\n' for n in range(9)
+        ),
+    },
+    "steam": {
+        "steam_reviews.json.gz": "".join(
+            f"{{u'username': u'A{n}', u'product_id': u'{n}', u'date': u'2017-12-1{n}'}}\n" for n in range(9)
+        ),
+        "steam_games.json": "".join(f"{{u'id': u'{n}', u'title': u'T{n}', u'price': 1.5}}\n" for n in range(9)),
+    },
+    "lastfm": {
+        "user_taggedartists-timestamps.dat": "userID\tartistID\ttagID\ttimestamp\n"
+        + "".join(f"{n}\t{n}\t13\t123853680000{n}\n" for n in range(9)),
+        "artists.dat": "id\tname\turl\tpictureURL\n" + "".join(f"{n}\tBand {n}\thttp://x\t\n" for n in range(9)),
+    },
+    "goodreads": {
+        "goodreads_interactions_poetry.json.gz": "".join(
+            f'{{"user_id": "A{n}", "book_id": "{n}", "rating": 4, "date_added": "Fri Apr 19 08:15:1{n} -0700 2013"}}\n'
+            for n in range(9)
+        ),
+        "goodreads_books_poetry.json": "".join(f'{{"book_id": "{n}", "title": "T{n}"}}\n' for n in range(9)),
+    },
     "sequence-csv": {
         "train.csv": "user_id,item_ids,timestamp\n" + "".join(f'u{n},"[1, 2, {n}]",{n}\n' for n in range(9)),
         "test.csv": 'user_id,item_ids,timestamp\nu,"[1, 2, 3]",30\n',
@@ -105,7 +132,7 @@ def read(kind, folder):
     arguments = {"path": folder}
     if source in ("table", "sequence-text"):
         arguments = {"path": folder / files[0]} | ({"items": folder / files[1]} if len(files) > 1 else {})
-    elif source.startswith("amazon"):
+    elif source.startswith(("amazon", "goodreads")):
         arguments = {"path": folder / files[0], "meta": folder / files[1]}
     loaded, catalog = SOURCES[source].reader()(**arguments)
     if source not in ("sequence-csv", "history-csv"):

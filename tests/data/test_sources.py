@@ -230,7 +230,9 @@ class TestAmazon:
 
     def test_files_of_another_year_are_told(self, tmp_path):
         path = write(tmp_path / "X.jsonl", self.reviews(("A", "B", 1)))
-        with pytest.raises(ValueError, match="No line of .* has a field 'parent_asin'. Is it of 2023"):
+        with pytest.raises(
+            ValueError, match="No line of .* has a field 'user_id'. Is it a file of Amazon reviews of 2023"
+        ):
             load_amazon(path, year=2023)
         with pytest.raises(ValueError, match="no field 'user_id'. Is it of 2023"):
             load_amazon(write(tmp_path / "r.csv", "A1,B1,5.0,1300000000\n"), year=2023)
@@ -296,6 +298,7 @@ class TestMovieLens:
     def test_bad_line_and_empty_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="holds neither u.data"):
             load_movielens(tmp_path)
+        write(tmp_path / "u.item", f"1|Toy Story (1995)||||{'0|' * 18}1\n")
         write(tmp_path / "u.data", "1\t1\t5\t881250949\n2\t2\t3\n")
         with pytest.raises(ValueError, match="Line 2 of .*u.data is no rating: 3 fields instead of 4"):
             load_movielens(tmp_path)

@@ -1,33 +1,32 @@
 """Amazon reviews 2014, 2018 and 2023, read from the files as they are published."""
 
-import ast
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 from datasets import Dataset
 
 from hf_rec.columns import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.sources.csv_rows import check_count, count_rows
-from hf_rec.data.sources.files import open_text, reading, resolve_path
+from hf_rec.data.sources.files import reading, resolve_path
+from hf_rec.data.sources.json_lines import python_literal, read_items, read_json_columns
 from hf_rec.data.sources.report import SourceReport
-from hf_rec.data.sources.tables import BLOCK_BYTES, complete_catalog
+from hf_rec.data.sources.tables import complete_catalog
 from hf_rec.data.timestamps import parse_timestamps
 
 
 # Fields of a review and of the item files; the ratings-only csv of 2014 and 2018 have no header and differ in order.
 REVIEW_FIELDS = {
-    2014: {"reviewerID": USER_ID, "asin": ITEM_ID, "unixReviewTime": TIMESTAMP},
-    2018: {"reviewerID": USER_ID, "asin": ITEM_ID, "unixReviewTime": TIMESTAMP},
-    2023: {"user_id": USER_ID, "parent_asin": ITEM_ID, "timestamp": TIMESTAMP},
+    2014: {"reviewerID": USER_ID, "asin": ITEM_ID, "overall": RATING, "unixReviewTime": TIMESTAMP},
+    2018: {"reviewerID": USER_ID, "asin": ITEM_ID, "overall": RATING, "unixReviewTime": TIMESTAMP},
+    2023: {"user_id": USER_ID, "parent_asin": ITEM_ID, "rating": RATING, "timestamp": TIMESTAMP},
 }
+TYPES = {USER_ID: pa.string(), ITEM_ID: pa.string(), RATING: pa.float64(), TIMESTAMP: pa.int64()}
 CSV_COLUMNS = {
     2014: [USER_ID, ITEM_ID, RATING, TIMESTAMP],
     2018: [ITEM_ID, USER_ID, RATING, TIMESTAMP],
@@ -84,40 +83,27 @@ def load_amazon(
 
 
 def _read_reviews(path: Path, year: int, report: SourceReport) -> pa.Table:
-    fields, counts = REVIEW_FIELDS[year], None
-    with reading(path, f"file of Amazon reviews of {year}"):
-        if ".csv" in path.suffixes:
+    fields, what = REVIEW_FIELDS[year], f"Amazon reviews of {year}"
+    if ".csv" in path.suffixes:
+        with reading(path, f"file of {what}"):
             counts = count_rows(path, header=CSV_COLUMNS[year] is None)
-        with pa.input_stream(path, compression="detect") as stream:
-            if counts is not None:
+            with pa.input_stream(path, compression="detect") as stream:
                 table = _read_csv(stream, year)
-                check_count(path, len(table), counts.rows)
-            else:
-                schema = pa.schema(
-                    [(name, pa.int64() if fields[name] == TIMESTAMP else pa.string()) for name in fields]
-                )
-                # Fields that change their type from line to line are among those that nobody needs.
-                table = pyarrow.json.read_json(
-                    stream,
-                    read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
-                    parse_options=pyarrow.json.ParseOptions(
-                        explicit_schema=schema, unexpected_field_behavior="ignore"
-                    ),
-                )
-    report.note_file(path, len(table), counts)
-    missing = [name for name in fields if name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path} has no field {missing[0]!r}. Is it of {year}? It has {table.column_names}.")
+            check_count(path, len(table), counts.rows)
+        report.note_file(path, len(table), counts)
+        missing = [name for name in fields if name not in table.column_names]
+        if missing:
+            raise ValueError(f"{path} has no field {missing[0]!r}. Is it of {year}? It has {table.column_names}.")
+    else:
+        needed = [name for name, role in fields.items() if role in (USER_ID, ITEM_ID)]
+        types = {name: TYPES[role] for name, role in fields.items()}
+        table = read_json_columns(path, types, needed, what, report)
     table = table.select(list(fields)).rename_columns(list(fields.values()))
-    empty = [name for name in (ITEM_ID, USER_ID) if len(table) and table[name].null_count == len(table)]
-    if empty:
-        raw = next(name for name in fields if fields[name] == empty[0])
-        raise ValueError(f"No line of {path} has a field {raw!r}. Is it of {year}?")
     times = table[TIMESTAMP]
     if year == 2023:
         with reading(path):
             times = pa.array(parse_timestamps(times, "ms")).cast(pa.timestamp("us"))
-    return pa.table({USER_ID: table[USER_ID], ITEM_ID: table[ITEM_ID], TIMESTAMP: times})
+    return table.set_column(table.column_names.index(TIMESTAMP), TIMESTAMP, times)
 
 
 def _read_csv(stream: pa.NativeFile, year: int) -> pa.Table:
@@ -125,7 +111,7 @@ def _read_csv(stream: pa.NativeFile, year: int) -> pa.Table:
     raw = {role: name for name, role in REVIEW_FIELDS[year].items()}
     if names is not None:
         names = [raw.get(name, name) for name in names]
-    types = {raw[USER_ID]: pa.string(), raw[ITEM_ID]: pa.string(), raw[TIMESTAMP]: pa.int64()}
+    types = {raw[role]: kind for role, kind in TYPES.items()}
     return pyarrow.csv.read_csv(
         stream,
         read_options=pyarrow.csv.ReadOptions(column_names=names),
@@ -136,27 +122,10 @@ def _read_csv(stream: pa.NativeFile, year: int) -> pa.Table:
 
 def _read_items(path: Path, year: int, wanted: set[str]) -> Iterator[dict[str, Any]]:
     """Records of the wanted items, the first line about each."""
-    key = ITEM_KEY[year]
-    # Most lines are about items that nobody in the log has met; parsing a Python literal costs far more than this.
-    quick = re.compile(rf"""['"]{key}['"]:\s*['"]([^'"]+)['"]""")
-    wanted = set(wanted)
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            found = quick.search(line)
-            if not line.strip() or (found and found.group(1) not in wanted):
-                continue
-            try:
-                item = ast.literal_eval(line.strip()) if year == 2014 else json.loads(line)
-                item_id = item[key]
-            except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
-                raise ValueError(
-                    f"Line {number} of {path} is no item of {year} ({type(error).__name__}: {error}). Download it "
-                    "again."
-                ) from None
-            if isinstance(item_id, str) and item_id in wanted:
-                wanted.remove(item_id)
-                attributes = {name: item[name] for name in ATTRIBUTES[year] if item.get(name) not in (None, "", [])}
-                yield {ITEM_ID: item_id, TITLE: _title(item, year), **attributes}
+    parse = python_literal if year == 2014 else json.loads
+    for item in read_items(path, ITEM_KEY[year], wanted, parse, f"item of {year}"):
+        attributes = {name: item[name] for name in ATTRIBUTES[year] if item.get(name) not in (None, "", [])}
+        yield {ITEM_ID: item[ITEM_KEY[year]], TITLE: _title(item, year), **attributes}
 
 
 def _title(item: dict[str, Any], year: int) -> str | None:

@@ -48,6 +48,21 @@ def resolve_path(path: str | os.PathLike) -> Path:
     raise FileNotFoundError(f"There is no {' nor '.join(map(str, tried))}.{hint}")
 
 
+def find_file(folder: Path, *names: str) -> Path:
+    """
+    The first file of a folder that has one of these names, with `.gz` behind it or not.
+
+    Raises:
+        `FileNotFoundError`: Names what was looked for.
+    """
+    for name in names:
+        for file in (folder / name, folder / f"{name}.gz"):
+            if file.is_file():
+                return file
+    looked_for = " nor ".join(f"{name}[.gz]" for name in names)
+    raise FileNotFoundError(f"There is no {looked_for} in {folder}. Give the folder of the files as published.")
+
+
 def open_text(path: Path, encoding: str = "utf-8") -> io.TextIOBase:
     """Open a text file, decompressed if its name ends in `.gz`; lines end at `\\n` alone."""
     return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline="\n")

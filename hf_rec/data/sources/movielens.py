@@ -7,9 +7,8 @@ The folder tells which it is: `u.data` + `u.item`, `ratings.dat` + `movies.dat`,
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
@@ -17,13 +16,11 @@ from datasets import Dataset
 from hf_rec.columns import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.sources.csv_rows import read_dicts
+from hf_rec.data.sources.delimited import Rows, parse_rows, read_fields, whole_number
 from hf_rec.data.sources.files import reading, resolve_path
 from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.timestamps import LATEST_SECOND
 
-
-_Rows = list[tuple[int, list[str]]]  # number of a line, its fields
-_Parsed = TypeVar("_Parsed")
 
 YEAR_AT_END = re.compile(r"\((\d{4})\)\s*$")
 GENRES_100K = (
@@ -54,58 +51,39 @@ def load_movielens(
     folder = resolve_path(path)
     report = SourceReport() if report is None else report
     if (folder / "u.data").is_file():
-        ratings = _parse(folder / "u.data", _fields(folder / "u.data", "\t"), "rating", _rating, report)
-        films_file = folder / "u.item"
-        films = _parse(films_file, _fields(films_file, "|"), "film", _film_100k, report)
+        ratings_file, films_file, film = folder / "u.data", folder / "u.item", _film_100k
+        rows, films = read_fields(ratings_file, "\t"), read_fields(films_file, "|")
     elif (folder / "ratings.dat").is_file():
-        ratings = _parse(folder / "ratings.dat", _fields(folder / "ratings.dat", "::"), "rating", _rating, report)
-        films_file = folder / "movies.dat"
-        films = _parse(films_file, _fields(films_file, "::"), "film", lambda fields: _film(*fields), report)
+        ratings_file, films_file, film = folder / "ratings.dat", folder / "movies.dat", _film
+        rows, films = read_fields(ratings_file, "::"), read_fields(films_file, "::")
     elif (folder / "ratings.csv").is_file():
-        rows = _csv_fields(folder / "ratings.csv", ("userId", "movieId", "rating", "timestamp"))
-        ratings = _parse(folder / "ratings.csv", rows, "rating", _rating, report)
-        films_file = folder / "movies.csv"
-        rows = _csv_fields(films_file, ("movieId", "title", "genres"))
-        films = _parse(films_file, rows, "film", lambda fields: _film(*fields), report)
+        ratings_file, films_file, film = folder / "ratings.csv", folder / "movies.csv", _film
+        rows = _csv_fields(ratings_file, ("userId", "movieId", "rating", "timestamp"))
+        films = _csv_fields(films_file, ("movieId", "title", "genres"))
     else:
         ratings_file, films_file = _atomic_files(folder)
-        ratings = _parse(ratings_file, _atomic_fields(ratings_file, RATING_FIELDS), "rating", _rating, report)
-        films = _parse(films_file, _atomic_fields(films_file, FILM_FIELDS), "film", _film_atomic, report)
-    for film in films:
-        if add_year and film["year"] and film[TITLE] and not YEAR_AT_END.search(film[TITLE]):
-            film[TITLE] = f"{film[TITLE]} ({film['year']})"
+        film = _film_atomic
+        rows, films = _atomic_fields(ratings_file, RATING_FIELDS), _atomic_fields(films_file, FILM_FIELDS)
+    ratings = parse_rows(ratings_file, rows, "rating", _rating, report)
+    records = parse_rows(films_file, films, "film", film, report)
+    for record in records:
+        if add_year and record["year"] and record[TITLE] and not YEAR_AT_END.search(record[TITLE]):
+            record[TITLE] = f"{record[TITLE]} ({record['year']})"
     columns = list(zip(*ratings, strict=True)) or [()] * len(RATING_FIELDS)
     with reading(films_file):
-        return Dataset(pa.table(dict(zip(RATING_FIELDS, columns, strict=True)))), Catalog.from_records(films)
+        return Dataset(pa.table(dict(zip(RATING_FIELDS, columns, strict=True)))), Catalog.from_records(records)
 
 
-def _fields(path: Path, delimiter: str) -> _Rows:
-    """
-    Lines cut at a delimiter, each with its number; empty ones are left out.
-
-    The files of 100K and 1M are latin-1, those of 10M UTF-8: what decodes as UTF-8 and holds more than ASCII is UTF-8.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}. Unpack the whole archive into one folder.")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    lines = enumerate(text.split("\n"), start=1)
-    return [(number, line.rstrip("\r").split(delimiter)) for number, line in lines if line.strip()]
-
-
-def _csv_fields(path: Path, columns: tuple[str, ...]) -> _Rows:
+def _csv_fields(path: Path, columns: tuple[str, ...]) -> Rows:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. Unpack the whole archive into one folder.")
     with reading(path, "good csv file"):
         return [(number, [row[name] for name in columns]) for number, row in read_dicts(path, columns)]
 
 
-def _atomic_fields(path: Path, columns: tuple[str, ...]) -> _Rows:
+def _atomic_fields(path: Path, columns: tuple[str, ...]) -> Rows:
     """The lines behind the header of one of RecBole's files, with the fields of these columns alone."""
-    (_, header), *rows = _fields(path, "\t") or [(1, [""])]
+    (_, header), *rows = read_fields(path, "\t") or [(1, [""])]
     names = [name.split(":")[0] for name in header]
     missing = [name for name in columns if name not in names]
     if missing:
@@ -118,20 +96,6 @@ def _atomic_fields(path: Path, columns: tuple[str, ...]) -> _Rows:
     return [(number, [fields[names.index(name)] for name in columns]) for number, fields in rows]
 
 
-def _parse(
-    path: Path, rows: _Rows, what: str, make: Callable[[list[str]], _Parsed], report: SourceReport
-) -> list[_Parsed]:
-    """What `make` makes of the fields of each line; a line of which it cannot make anything is named."""
-    made = []
-    for number, fields in rows:
-        try:
-            made.append(make(fields))
-        except (ValueError, IndexError, TypeError, OverflowError) as error:
-            raise ValueError(f"Line {number} of {path} is no {what}: {error}. Download the file again.") from None
-    report.note_file(path, len(made))
-    return made
-
-
 def _rating(fields: list[str]) -> tuple[int, int, float, int]:
     if len(fields) != len(RATING_FIELDS):
         raise ValueError(f"{len(fields)} fields instead of {len(RATING_FIELDS)}")
@@ -139,20 +103,14 @@ def _rating(fields: list[str]) -> tuple[int, int, float, int]:
     seconds = int(float(time))
     if not 0 <= seconds <= LATEST_SECOND:
         raise ValueError(f"{TIMESTAMP!r} is {time:.40}, not seconds since 1970")
-    return _id(user), _id(item), float(rating), seconds
+    return whole_number(user), whole_number(item), float(rating), seconds
 
 
-def _id(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise ValueError(f"{text:.40} is no id")
-    return number
-
-
-def _film(item: str, title: str, genres: str = "") -> dict[str, Any]:
+def _film(fields: list[str]) -> dict[str, Any]:
+    item, title, genres = fields
     year = YEAR_AT_END.search(title)
     return {
-        ITEM_ID: _id(item),
+        ITEM_ID: whole_number(item),
         TITLE: title,
         "year": int(year.group(1)) if year else None,
         "genres": [genre for genre in genres.split("|") if genre],
@@ -163,13 +121,13 @@ def _film_100k(fields: list[str]) -> dict[str, Any]:
     if len(fields) != NUM_FIELDS_100K + len(GENRES_100K):
         raise ValueError(f"{len(fields)} fields instead of {NUM_FIELDS_100K + len(GENRES_100K)}")
     flags = zip(GENRES_100K, fields[NUM_FIELDS_100K:], strict=True)
-    return _film(fields[0], fields[1]) | {"genres": [genre for genre, flag in flags if flag == "1"]}
+    return _film([*fields[:2], ""]) | {"genres": [genre for genre, flag in flags if flag == "1"]}
 
 
 def _film_atomic(fields: list[str]) -> dict[str, Any]:
     item, title, year, genres = fields
     number = int(year) if year.isdecimal() and len(year) <= 4 else None
-    return {ITEM_ID: _id(item), TITLE: title, "year": number, "genres": genres.split()}
+    return {ITEM_ID: whole_number(item), TITLE: title, "year": number, "genres": genres.split()}
 
 
 def _atomic_files(folder: Path) -> tuple[Path, Path]:

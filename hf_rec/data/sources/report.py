@@ -18,8 +18,8 @@ class SourceReport:
     Filled in by the functions that read a source.
 
     Attributes:
-        files (`dict[str, dict[str, int]]`): Name of each file -> `rows` read and, of csv files, `lines` and
-            `rows_over_lines` (a quoted field holds line breaks).
+        files (`dict[str, dict[str, int]]`): Name of each file -> `rows` read; of csv files, `lines` and
+            `rows_over_lines` (a quoted field holds line breaks); and what a source counts besides.
         join (`dict`): Where a source has a table of items: `items_of_the_log`; `without_item_row`, how many of
             them have no row in that table; `first_without_item_row`; and `near_misses`, of these the ones that another
             spelling would join, with that spelling. Empty elsewhere.
@@ -28,9 +28,9 @@ class SourceReport:
     files: dict[str, dict[str, int]] = field(default_factory=dict)
     join: dict[str, Any] = field(default_factory=dict)
 
-    def note_file(self, path: str | os.PathLike, rows: int, counts: RowCounts | None = None) -> None:
-        """Remember the rows of a file, and the lines of a csv file."""
-        entry = {"rows": rows}
+    def note_file(self, path: str | os.PathLike, rows: int, counts: RowCounts | None = None, **others: int) -> None:
+        """Remember the rows of a file, the lines of a csv file, and further counts under their names."""
+        entry = {"rows": rows, **others}
         if counts is not None:
             entry |= {"lines": counts.lines, "rows_over_lines": counts.rows_over_lines}
         self.files[Path(path).name] = entry

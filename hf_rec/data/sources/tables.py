@@ -13,12 +13,13 @@ import pyarrow.json
 import pyarrow.parquet
 from datasets import Dataset, load_dataset
 
-from hf_rec.columns import ITEM_ID, TIMESTAMP, TITLE, UNKNOWN_TIME, USER_ID
+from hf_rec.columns import ITEM_ID, RATING, TIMESTAMP, TITLE, UNKNOWN_TIME, USER_ID
 from hf_rec.data.catalog import Catalog, is_missing
 from hf_rec.data.interactions import MISSING_TEXT
 from hf_rec.data.sources.csv_rows import RowCounts, check_count, count_rows
 from hf_rec.data.sources.files import open_text, reading, resolve_path
 from hf_rec.data.sources.item_records import item_records, whole
+from hf_rec.data.sources.json_lines import BLOCK_BYTES
 from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.timestamps import parse_timestamps
 
@@ -30,8 +31,8 @@ _ARGUMENTS = {
     ITEM_ID: "item_column",
     TIMESTAMP: "timestamp_column",
     TITLE: "title_column",
+    RATING: "rating_column",
 }
-BLOCK_BYTES = 1 << 24  # no line of a jsonl file may be longer
 
 
 def load_table(
@@ -42,6 +43,7 @@ def load_table(
     item_column: str = ITEM_ID,
     timestamp_column: str | None = TIMESTAMP,
     title_column: str | None = None,
+    rating_column: str | None = None,
     items_id_column: str | None = None,
     timestamp_unit: str = "s",
     delimiter: str = ",",
@@ -65,6 +67,8 @@ def load_table(
             user's rows are in order.
         title_column (`str`, *optional*): Column of titles, in `items` if given, else in the interactions, where the
             first title of an item counts.
+        rating_column (`str`, *optional*): Column of ratings, which `min_rating` of
+            [`~hf_rec.data.interactions.clean_interactions`] looks at.
         items_id_column (`str`, *optional*): Column of the ids in `items`; defaults to `item_column`.
         timestamp_unit (`str`, *optional*, defaults to `"s"`): Of numbers: `"s"`, `"ms"` or `"auto"`. ISO dates are
             recognised.
@@ -81,7 +85,8 @@ def load_table(
         raise ValueError(f"`items_id_column` is {items_id_column!r}, but no table `items` is given.")
     report = SourceReport() if report is None else report
     hub = {"split": hub_split, "name": hub_config}
-    names = column_names(user_column, item_column, timestamp_column, title_column if items is None else None)
+    log_title = title_column if items is None else None
+    names = column_names(user_column, item_column, timestamp_column, log_title, rating_column)
     log = read_table(path, list(names), delimiter=delimiter, hub=hub, report=report)
     table = None
     if items is not None:
@@ -92,13 +97,18 @@ def load_table(
 
 
 def column_names(
-    user_column: str, item_column: str, timestamp_column: str | None, title_column: str | None
+    user_column: str,
+    item_column: str,
+    timestamp_column: str | None,
+    title_column: str | None,
+    rating_column: str | None,
 ) -> dict[str, str]:
     """Ours of each column that a log has under a name of its own."""
-    given = {USER_ID: user_column, ITEM_ID: item_column, TIMESTAMP: timestamp_column, TITLE: title_column}
+    columns = (user_column, item_column, timestamp_column, title_column, rating_column)
+    given = dict(zip((USER_ID, ITEM_ID, TIMESTAMP, TITLE, RATING), columns, strict=True))
     names = {column: name for name, column in given.items() if column is not None}
-    if len(names) < sum(column is not None for column in given.values()):
-        raise ValueError("`user_column`, `item_column`, `timestamp_column` and `title_column` must differ.")
+    if len(names) < sum(column is not None for column in columns):
+        raise ValueError(f"{', '.join(f'`{name}`' for name in _ARGUMENTS.values())} must differ.")
     return names
 
 
@@ -132,7 +142,8 @@ def interactions_of(
         times = pa.array(parse_timestamps(table[TIMESTAMP], timestamp_unit))
         if len(times) and times[0].as_py() != UNKNOWN_TIME:
             times = times.cast(pa.timestamp("us"))
-    interactions = Dataset(pa.table({USER_ID: table[USER_ID], ITEM_ID: table[ITEM_ID], TIMESTAMP: times}))
+    ratings = {RATING: table[RATING]} if RATING in table.column_names else {}
+    interactions = Dataset(pa.table({USER_ID: table[USER_ID], ITEM_ID: table[ITEM_ID], TIMESTAMP: times} | ratings))
     if items is None:
         return interactions, complete_catalog(_first_titles(table), table[ITEM_ID])
     records = item_records(items, items_id_column, title_column)
@@ -240,7 +251,7 @@ def _select(table: pa.Table, columns: list[str] | None, path: str | os.PathLike)
     if missing:
         raise ValueError(
             f"{path} has no column {missing[0]!r}; it has {table.column_names}. Name your columns in `user_column`, "
-            "`item_column`, `timestamp_column` and `title_column`."
+            "`item_column`, `timestamp_column`, `title_column` and `rating_column`."
         )
     return table if columns is None else table.select(columns)
 
