@@ -38,6 +38,7 @@ SEGMENTS = "segments"  # of packed rows: which of them each token is of
 LABEL_PLACES = "label_places"  # of a batch of item ids: where its labels stand in the flattened `labels`
 SLOT_ITEMS = "slot_items"  # of a prompt with slots for item vectors: the item of each slot
 TEACHER_VECTOR = "teacher_vector"  # of a row: the user as a sequence model sees it
+TEACHER_LIST = "teacher_list"  # of a label: the number of the ranked list that teaches it
 SEEN = "seen"  # of a batch to rank: whole histories, also what the model is not shown
 
 ITEM_IDS = "item_ids"  # of a ranked row: raw ids of its list; its `target` is a raw id there too; of a ready-made

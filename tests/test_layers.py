@@ -34,7 +34,7 @@ ALLOWED = {
     "hub": BELOW_HUB,
     "evaluation": BELOW_EVALUATION,
     "diagnostics": {"evaluation", *BELOW_EVALUATION},
-    "trainers": {"losses", *BELOW_TRAINERS},
+    "trainers": {"item_codes", "losses", *BELOW_TRAINERS},
     "report": {"evaluation", "metrics"},
     "demo": BELOW_COMMANDS,
     "cli": {"demo", *BELOW_COMMANDS},

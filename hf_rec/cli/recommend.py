@@ -1,11 +1,11 @@
-"""`hf-rec recommend`: the next items for one history."""
+"""`hf-rec recommend`: the next items for one history, or for each row of a split."""
 
 import argparse
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from hf_rec.cli.model_flags import add_model_flags, check_model_flags, load_model
+from hf_rec.cli.model_flags import add_model_flags, check_model_flags, load_model, refuse_flags
 
 
 if TYPE_CHECKING:
@@ -13,21 +13,35 @@ if TYPE_CHECKING:
     from hf_rec.recommenders.contract import RawId
 
 
+_OF_LISTS = ("out", "split", "limit", "every_label", "batch_size")
+
+
 def add_recommend(commands: Any) -> argparse.ArgumentParser:
     """Add `hf-rec recommend` to the parser of all commands."""
     parser = commands.add_parser(
         "recommend",
-        help="the next items for one history",
-        description="Recommend the items that follow a history.",
+        help="the next items for one history, or for each row of a split",
+        description="Recommend the items that follow a history; or, with --data, write the list of each row of a "
+        "split into a folder, for another model to learn from.",
         epilog='example: hf-rec recommend --model runs/demo/msl --history "Star Harbour" "Iron Orchard" --k 5',
     )
     add_model_flags(parser, ranks_split=False)
-    parser.add_argument("--history", nargs="+", required=True, metavar="ITEM", help="raw ids or titles, oldest first")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--history", nargs="+", metavar="ITEM", help="raw ids or titles, oldest first")
+    which.add_argument("--data", metavar="DIR", help="folder written by `hf-rec prepare`: a list for each of its rows")
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: %(default)s)")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="ids or titles not to recommend")
     parser.add_argument("--exclude-history", action="store_true", help="recommend nothing that is in the history")
     parser.add_argument("--allow", nargs="+", metavar="ITEM", help="ids or titles, nothing else may be recommended")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    lists = parser.add_argument_group("lists of a split, with --data")
+    lists.add_argument("--out", metavar="DIR", help="folder of lists.parquet and lists.json")
+    lists.add_argument("--split", help="rows to make lists for (default: train)")
+    lists.add_argument("--limit", type=int, help="this many rows, evenly spaced (default: all of the split)")
+    lists.add_argument(
+        "--every-label", action="store_true", help="a list before each event that may be a label, not the target alone"
+    )
+    lists.add_argument("--batch-size", type=int, help="histories worked on at a time (default: that of the model)")
     parser.set_defaults(run=_recommend)
     return parser
 
@@ -40,6 +54,10 @@ def _recommend(args: argparse.Namespace) -> None:
     from hf_rec.recommenders.language_model import LanguageModelRecommender
 
     check_model_flags(args)
+    if args.data is not None:
+        _write_lists(args)
+        return
+    refuse_flags(args, _OF_LISTS, "without `--data`")
     logging.disable_progress_bar()
     recommender = load_model(args)
     catalog = recommender.catalog
@@ -64,6 +82,39 @@ def _recommend(args: argparse.Namespace) -> None:
     else:
         titles = [catalog.text(catalog.row(item_id)) for item_id in history]
         _print_recommendations(titles, rows, certified, nan_scores, args.k)
+
+
+def _write_lists(args: argparse.Namespace) -> None:
+    """The list of each row of a split, in a folder."""
+    from accelerate import PartialState
+
+    from hf_rec.cli.data_flags import split_rows
+    from hf_rec.data.prepare import load_prepared
+    from hf_rec.evaluation.ranked_lists import write_lists
+    from hf_rec.evaluation.run_files import method_name
+
+    refuse_flags(args, ["exclude", "allow", "json"], "with `--data`, which writes lists into a folder")
+    if args.out is None:
+        raise ValueError("`--data` needs `--out`, the folder that the lists are written into.")
+    if args.k < 1:
+        raise ValueError(f"`--k` must be at least 1, got {args.k}.")
+    args.split = args.split or "train"
+    catalog, splits, _ = load_prepared(args.data)
+    rows = split_rows(splits, args)
+    index = write_lists(
+        load_model(args, catalog),
+        rows,
+        args.out,
+        split=args.split,
+        name=method_name(args.model),
+        k=args.k,
+        every_label=args.every_label,
+        exclude_history=args.exclude_history,
+        num_beams=args.num_beams,
+        batch_size=args.batch_size,
+    )
+    if PartialState().is_main_process:
+        print(f"{args.out}: {index['lists']:,} lists of {args.k} items after rows of the split {args.split!r}")
 
 
 def find_item(catalog: "Catalog", text: str, flag: str) -> list["RawId"]:

@@ -137,6 +137,8 @@ class TrainingBatches:
         num_labels (`int`): Labels of the split.
         num_dropped_events (`int`): Events older than the newest that fit, summed over the samples.
         num_dropped_rows (`int`): Rows without a label: a single event and nothing to predict it from.
+        of_labels (`dict[str, np.ndarray]`): Further numbers of each event as a label, `[events]`; batches have them
+            beside `labels`, -1 where there is no label.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class TrainingBatches:
         if layout not in get_args(LabelLayout):
             raise ValueError(f"`layout` must be one of {', '.join(get_args(LabelLayout))}, got {layout!r}.")
         self.events = rows.events
+        self.of_labels: dict[str, np.ndarray] = {}
         self.max_length = max_length
         self.layout = layout
         label_starts = np.maximum(rows.label_starts, rows.ends - 1) if last_only else rows.label_starts
@@ -191,10 +194,13 @@ class TrainingBatches:
         place = _left_padded(starts, ends - shift)
         input_ids = np.where(place >= starts[:, None], self.events[place.clip(min=0)], PADDING_ITEM)
         if self.layout == "prefixes":
-            return {INPUT_IDS: input_ids, LABELS: self.events[ends - 1][:, None]}
+            more = {name: values[ends - 1][:, None] for name, values in self.of_labels.items()}
+            return {INPUT_IDS: input_ids, LABELS: self.events[ends - 1][:, None]} | more
         place += shift
         labelled = place >= label_starts[:, None]
-        return {INPUT_IDS: input_ids, LABELS: np.where(labelled, self.events[place.clip(min=0)], IGNORE_INDEX)}
+        place = place.clip(min=0)
+        more = {name: np.where(labelled, values[place], -1) for name, values in self.of_labels.items()}
+        return {INPUT_IDS: input_ids, LABELS: np.where(labelled, self.events[place], IGNORE_INDEX)} | more
 
 
 class EvaluationBatches:

@@ -1,9 +1,10 @@
 """
 Losses that teach a language model to retrieve items and to keep a sequence model's sense of order
-(LLM-SRec, https://huggingface.co/papers/2502.13909).
+(LLM-SRec, https://huggingface.co/papers/2502.13909), and those that teach a sequence model the lists of another
+recommender (DLLM2Rec, https://huggingface.co/papers/2405.00338).
 
-Shapes: B users · K negatives of a user · M negatives shared by all users · d width of the vectors. Every loss is a
-mean over users, in nats or without unit; sums run in float32.
+Shapes: B users · K negatives of a user, or items of a list · M negatives shared by all users · d width of the vectors.
+The losses of LLM-SRec are means over users, in nats or without unit; sums run in float32.
 """
 
 from typing import Literal, get_args
@@ -81,3 +82,41 @@ def uniformity_loss(vectors: Tensor, scale: float = 2.0) -> Tensor:
     first, second = torch.triu_indices(len(vectors), len(vectors), 1, device=vectors.device)
     squared = 2.0 - 2.0 * (vectors @ vectors.t())[first, second]
     return squared.mul(-scale).exp().mean()
+
+
+def list_weights(scores: Tensor, position: float, confidence: float) -> Tensor:
+    """
+    How much each item of a teacher's list counts.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, K)`): The teacher's, best first; `-inf` behind the last item.
+        position (`float`): Weight of the place: `exp(-place)`, divided by its sum over the list.
+        confidence (`float`): Weight of the softmax of the scores over the list. Where a score is minus a distance,
+            this is the paper's confidence.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K)`: float32; 0 behind the last item, and everywhere for an empty list.
+    """
+    scores = scores.float()
+    real = scores > -torch.inf
+    places = torch.arange(scores.shape[1], device=scores.device)
+    by_place = torch.softmax((-places.float()).expand_as(scores).masked_fill(~real, -torch.inf), dim=1)
+    by_score = torch.softmax(scores, dim=1)
+    return (position * by_place + confidence * by_score).masked_fill(~real, 0.0)
+
+
+def list_bce(listed: Tensor, negative: Tensor, weights: Tensor) -> Tensor:
+    """
+    Binary cross-entropy of each item of a list against one item outside it: `-log sigma(s) - log(1 - sigma(s-))`,
+    weighted and summed over the list.
+
+    Args:
+        listed (`torch.Tensor` of shape `(B, K)`): The student's scores of the teacher's items.
+        negative (`torch.Tensor` of shape `(B,)`): Its score of an item outside the list.
+        weights (`torch.Tensor` of shape `(B, K)`): Of the items.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`: float32, nats.
+    """
+    per_item = F.softplus(-listed.float()) + F.softplus(negative.float())[:, None]
+    return (per_item * weights).sum(dim=1)

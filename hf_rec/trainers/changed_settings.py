@@ -19,6 +19,7 @@ _OF_TRAINER = (
 _NEUTRAL = {
     *("dataset_num_proc", "early_stopping_patience", "eval_num_beams", "logging_nan_inf_filter", "model_init_kwargs"),
     *("packing", "precompute_ref_batch_size", "seen"),
+    *("item_text_vectors", "teacher_lists"),  # paths: what lies there is compared by hash
 }
 _PARTS = ("catalog", "prompt", "trie")
 
@@ -30,7 +31,8 @@ def changed_settings(folder: str, args: TrainingArguments, trainer: Any) -> list
     Args:
         folder (`str`): A whole checkpoint.
         args ([`~transformers.TrainingArguments`]): Of the run.
-        trainer: Its `catalog`, `prompt` and `trie`, where it has them, are compared by hash.
+        trainer: Its `catalog`, `prompt` and `trie`, where it has them, are compared by hash, and so are the
+            `artefacts` that it learns from.
     """
     changed = []
     stored = Path(folder, "training_args.json")
@@ -50,7 +52,10 @@ def changed_settings(folder: str, args: TrainingArguments, trainer: Any) -> list
         if rows[0] != rows[1]:
             changed.append(f"rows of a step in each process ({rows[0]} there, {rows[1]} here)")
     if Path(folder, RECOMMENDER_FILE).is_file():
-        hashes = read_index(folder)["hashes"]
+        index = read_index(folder)
+        hashes, artefacts = index["hashes"], index["extra"].get("artefacts", {})
+        here = getattr(trainer, "artefacts", {})
+        changed += [f"`{name}`" for name in {**artefacts, **here} if artefacts.get(name) != here.get(name)]
         parts = {name: getattr(trainer, name, None) for name in _PARTS}
         changed += [
             f"the {name}"

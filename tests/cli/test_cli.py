@@ -84,6 +84,21 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
         run("recommend", "--model", tmp_path / "none", "--history", "x", "--debug")
 
 
+def test_recommend_writes_the_list_of_each_row_of_a_split(folders, tmp_path, capsys):
+    words = ("recommend", "--model", folders / "model", "--data", folders / "data", "--out", tmp_path / "lists")
+    assert run(*words, "--k", 4, "--limit", 5, "--exclude-history") == 0
+    assert "5 lists of 4 items after rows of the split 'train'" in capsys.readouterr().out
+    index = json.loads((tmp_path / "lists" / "lists.json").read_text())
+    assert (index["split"], index["k"], index["exclude_history"], index["every_label"]) == ("train", 4, True, False)
+    assert run(*words, "--split", "none") == cli.BAD_INPUT
+    assert run(*words, "--json") == cli.BAD_INPUT
+    assert "`--json` has no effect with `--data`" in capsys.readouterr().err
+    assert run(*words[:-2]) == cli.BAD_INPUT
+    assert "`--data` needs `--out`" in capsys.readouterr().err
+    assert run("recommend", "--model", folders / "model", "--history", "Signal", "--out", "x") == cli.BAD_INPUT
+    assert "`--out` has no effect without `--data`" in capsys.readouterr().err
+
+
 def test_recommend_takes_titles_and_ids_and_prints_a_table(folders, capsys):
     assert run("recommend", "--model", folders / "model", "--history", "Star Harbour", "Signal", "--k", 3) == 0
     out = capsys.readouterr().out

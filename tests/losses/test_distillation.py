@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_rec.losses.distillation import match_loss, retrieval_loss, uniformity_loss
+from hf_rec.losses.distillation import list_bce, list_weights, match_loss, retrieval_loss, uniformity_loss
 
 
 B, K, D = 5, 3, 4
@@ -88,3 +90,17 @@ class TestUniformityLoss:
         vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.1]], requires_grad=True)
         uniformity_loss(vectors).backward()
         assert vectors.grad.isfinite().all() and vectors.grad[0, 1] > 0 > vectors.grad[1, 1]
+
+
+class TestLists:
+    def test_weights_by_hand(self):
+        found = list_weights(torch.tensor([[0.0, 0.0, -torch.inf]]), position=2.0, confidence=1.0)
+        first = 1 / (1 + math.exp(-1))
+        torch.testing.assert_close(found, torch.tensor([[2 * first + 0.5, 2 * (1 - first) + 0.5, 0.0]]))
+        assert list_weights(torch.full((1, 2), -torch.inf), 1.0, 1.0).eq(0).all()
+
+    def test_a_negative_costs_the_log_of_one_minus_its_probability(self):
+        loss = list_bce(torch.tensor([[0.0, 2.0]]), torch.tensor([1.5]), torch.tensor([[1.0, 3.0]]))
+        negative = -math.log(1 - 1 / (1 + math.exp(-1.5)))
+        expected = math.log(2) + negative + 3 * (math.log(1 + math.exp(-2)) + negative)
+        torch.testing.assert_close(loss, torch.tensor([expected]))

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from hf_rec.columns import PADDING_ITEM
 from hf_rec.models.sequence import ragged
+from hf_rec.models.sequence.text_vectors import TextVectors
 
 
 class SequenceModelConfig(PreTrainedConfig):
@@ -33,6 +34,10 @@ class SequenceModelConfig(PreTrainedConfig):
             Dropout probability, the same at all places.
         catalog_sha256 (`str`, *optional*):
             Hash of the catalog whose rows the items are. A recommender refuses another catalog.
+        text_size (`int`, *optional*):
+            Width of the text vectors that are read beside the item vectors; none without it.
+        text_weight (`float`, *optional*, defaults to `0.2`):
+            Weight of the projected text vectors.
     """
 
     num_items: int = 1
@@ -40,6 +45,8 @@ class SequenceModelConfig(PreTrainedConfig):
     max_length: int = 50
     dropout: float = 0.2
     catalog_sha256: str | None = None
+    text_size: int | None = None
+    text_weight: float = 0.2
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -90,17 +97,52 @@ class SequencePreTrainedModel(PreTrainedModel):
     masked = False
     # Rows of the item table behind the items, such as the mask of BERT4Rec
     num_special_items = 0
+    # Whether the item vectors are what it reads, to which text can be added
+    reads_item_vectors = True
 
     def __init__(self, config: SequenceModelConfig):
         super().__init__(config)
         rows = 1 + config.num_items + self.num_special_items
         self.item_embedding = nn.Embedding(rows, config.hidden_size, padding_idx=0)
+        self.text_vectors = TextVectors(rows, config.text_size, config.hidden_size) if config.text_size else None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.item_embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.item_embedding = value
+
+    def read_items(self, rows: Tensor) -> Tensor:
+        """What the model reads at rows of the item table: their vectors, and their text where it has been given."""
+        vectors = self.item_embedding(rows)
+        return vectors if self.text_vectors is None else vectors + self.config.text_weight * self.text_vectors(rows)
+
+    def set_text_vectors(self, vectors: Tensor, weight: float, seed: int = 0) -> None:
+        """
+        Read text beside the item vectors. Scores are products with the item vectors alone, as before.
+
+        Args:
+            vectors (`torch.Tensor` of shape `(N, D)`): Of the text of each item.
+            weight (`float`): Of their projection.
+            seed (`int`, *optional*, defaults to `0`): Of the projection.
+
+        Raises:
+            `ValueError`: Where the model does not read item vectors, or was trained with other text vectors.
+        """
+        config = self.config
+        if not self.reads_item_vectors:
+            raise ValueError(f"{type(self).__name__} does not read item vectors, so no text can be added to them.")
+        if self.text_vectors is not None:
+            same = (config.text_weight, config.text_size) == (weight, vectors.shape[1])
+            if not same or not torch.equal(self.text_vectors.vectors[1 : 1 + len(vectors)], vectors.to(self.dtype)):
+                raise ValueError(
+                    "The model was trained with other text vectors, or another weight of them. Give those, or none: "
+                    "it has them in its weights."
+                )
+            return
+        config.text_size, config.text_weight = vectors.shape[1], weight
+        self.text_vectors = TextVectors(len(self.item_embedding.weight), config.text_size, config.hidden_size)
+        self.text_vectors.to(device=self.device, dtype=self.dtype).fill(vectors, seed)
 
     def read_positions(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Boolean mask `(B, S)` of the newest `max_length` events, once every event is known to be in the table."""

@@ -117,7 +117,7 @@ class BERT4RecModel(SequencePreTrainedModel):
         """
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
         positions = self.position_embedding(self.config.max_length - 1 - batch.age)
-        states = self.item_embedding(input_ids.flatten()[batch.cells] + 1) + positions
+        states = self.read_items(input_ids.flatten()[batch.cells] + 1) + positions
         states = self.embedding_dropout(self.embedding_norm(states))
         if len(states):
             attend = batch.attention(causal=False)

@@ -86,7 +86,7 @@ class CaserModel(SequencePreTrainedModel):
             [`SequenceModelOutput`]: With `user_vector` alone.
         """
         rows = self.padded_rows(input_ids, attention_mask)
-        states = self.item_embedding(rows)[:, None]  # (B, 1, L, d)
+        states = self.read_items(rows)[:, None]  # (B, 1, L, d)
         features = [self.vertical(states).flatten(1)]
         features += [F.relu(convolution(states)).amax(dim=(2, 3)) for convolution in self.horizontal]
         users = F.relu(self.dense(self.dropout(torch.cat(features, dim=1))))

@@ -110,7 +110,7 @@ class ESASRecModel(SequencePreTrainedModel):
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
         # Position 0 is the oldest of `max_length` events: a short row uses the last positions, as left padding does
         positions = self.position_embedding(self.config.max_length - 1 - batch.age)
-        states = self.embedding_dropout(self.item_embedding(input_ids.flatten()[batch.cells] + 1) + positions)
+        states = self.embedding_dropout(self.read_items(input_ids.flatten()[batch.cells] + 1) + positions)
         if len(states):
             attend = batch.attention(causal=True)
             for block in self.blocks:

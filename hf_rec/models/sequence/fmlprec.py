@@ -110,7 +110,7 @@ class FMLPRecModel(SequencePreTrainedModel):
             [`SequenceModelOutput`]: With `user_vector` alone.
         """
         rows = self.padded_rows(input_ids, attention_mask)
-        states = self.item_embedding(rows) + self.position_embedding.weight
+        states = self.read_items(rows) + self.position_embedding.weight
         states = self.embedding_dropout(self.embedding_norm(states))
         for number, block in enumerate(self.blocks, start=1):
             states = block(states, last_only=number == len(self.blocks))

@@ -65,7 +65,7 @@ class GRU4RecModel(SequencePreTrainedModel):
             [`SequenceModelOutput`]
         """
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
-        states = self.embedding_dropout(self.item_embedding(input_ids.flatten()[batch.cells] + 1))
+        states = self.embedding_dropout(self.read_items(input_ids.flatten()[batch.cells] + 1))
         if len(states):
             # Straight to packed form and back by one gather each: torch's own way copies a step at a time, and its
             # backward pass fills a padded tensor for every step

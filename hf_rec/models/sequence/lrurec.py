@@ -149,7 +149,7 @@ class LRURecModel(SequencePreTrainedModel):
             [`SequenceModelOutput`]
         """
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
-        states = self.item_embedding(input_ids.flatten()[batch.cells] + 1)
+        states = self.read_items(input_ids.flatten()[batch.cells] + 1)
         states = self.embedding_norm(self.embedding_dropout(states))
         for block in self.blocks:
             states = block(states, batch)

@@ -53,6 +53,7 @@ class MFModel(SequencePreTrainedModel):
     """
 
     config_class = MFConfig
+    reads_item_vectors = False  # but factors of their own
 
     def __init__(self, config: MFConfig):
         super().__init__(config)

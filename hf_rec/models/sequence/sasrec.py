@@ -130,7 +130,7 @@ class SASRecModel(SequencePreTrainedModel):
         batch = RaggedBatch(self.read_positions(input_ids, attention_mask))
         # Position 0 is the oldest of `length` events: a short row uses the last positions, as left padding does
         positions = self.position_embedding(length - 1 - batch.age)
-        states = self.item_embedding(input_ids.flatten()[batch.cells] + 1) * math.sqrt(self.config.hidden_size)
+        states = self.read_items(input_ids.flatten()[batch.cells] + 1) * math.sqrt(self.config.hidden_size)
         states = self.embedding_dropout(states + positions)
         if len(states):
             attend = batch.attention(causal=True, padded_length=length)

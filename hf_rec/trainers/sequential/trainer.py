@@ -13,7 +13,7 @@ from transformers import AutoModel
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABEL_PLACES, LABELS, SEEN, TARGET
+from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABEL_PLACES, LABELS, SEEN, TARGET, TEACHER_LIST
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.item_batches import ItemCollator, ItemRows, LabelLayout
 from hf_rec.evaluation.validation import validation_metrics
@@ -22,20 +22,21 @@ from hf_rec.models.loading import load_weights
 from hf_rec.models.sequence.base import SequencePreTrainedModel
 from hf_rec.recommenders.ranks import exact_ranks
 from hf_rec.recommenders.sequence import SequenceRecommender
-from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.seeded_draws import position_keys, row_keys
 from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
 from hf_rec.trainers.sequential.config import SequentialConfig
-from hf_rec.trainers.sequential.lazy_adam import LazyAdam, clip_grad_norm
+from hf_rec.trainers.sequential.item_text import item_text_vectors
 from hf_rec.trainers.sequential.loss import ItemLoss
+from hf_rec.trainers.sequential.optimizer import AdamTrainer
 from hf_rec.trainers.sequential.robust import RobustLoss
 from hf_rec.trainers.sequential.sampling import hide_labels
+from hf_rec.trainers.sequential.teacher import TeacherLists, teacher_of
 
 
 logger = logging.get_logger(__name__)
 
 
-class SequentialTrainer(RecommenderTrainer):
+class SequentialTrainer(AdamTrainer):
     """
     Trainer of SASRec and its kin (SCE, https://huggingface.co/papers/2402.06216).
 
@@ -61,7 +62,6 @@ class SequentialTrainer(RecommenderTrainer):
     """
 
     _fills_with_blanks = True
-    optimizer: torch.optim.Optimizer | None
 
     def __init__(
         self,
@@ -92,15 +92,25 @@ class SequentialTrainer(RecommenderTrainer):
             config.max_length, config.num_items, self.layout, args.supervise == "last", args.shortest_prefix
         )
         self._eval_collator = ItemCollator(config.max_length, config.num_items, "ranking")
-        train_dataset, counts = self._training_batches(train_dataset)
+        self.artefacts: dict[str, str] = {}  # hashes of what is learned from beside the rows
+        if (text := item_text_vectors(args, catalog)) is not None:
+            model.set_text_vectors(text.vectors, args.text_weight, args.seed)
+            self.artefacts["item_text_vectors"] = text.sha256
+        batches, counts = self._training_batches(train_dataset)
         self.item_loss = ItemLoss(args, config.num_items, counts)
-        self.robust_loss = RobustLoss(args, counts) if args.robust_weight and train_dataset is not None else None
+        trains = train_dataset is not None
+        self.robust_loss = RobustLoss(args, counts) if args.robust_weight and trains else None
+        self.teacher: TeacherLists | None = None
+        if args.teacher_lists is not None and trains:
+            self.teacher = teacher_of(args, catalog, train_dataset, self.layout, self.robust_loss)
+            batches.of_labels[TEACHER_LIST] = self.teacher.list_of_event
+            self.artefacts["teacher_lists"] = self.teacher.sha256
         self._user_metrics = compute_metrics
         super().__init__(
             model=model,
             args=args,
             data_collator=self._train_collator,
-            train_dataset=train_dataset,
+            train_dataset=batches,
             eval_dataset=self._evaluation_batches(eval_dataset),
             callbacks=callbacks,
             compute_metrics=self._metrics,
@@ -192,62 +202,35 @@ class SequentialTrainer(RecommenderTrainer):
         else:
             vectors, rows = outputs.last_hidden_state.flatten(0, 1)[places], places // labels.shape[1]
         core, targets = self.accelerator.unwrap_model(model), labels.flatten()[places]
+        needs_keys = self.item_loss.needs_positions or self.teacher is not None
+        keys = self._position_keys(input_ids, places) if needs_keys else None
         total = self.item_loss(
             core,
             vectors,
             targets,
-            self._position_keys(input_ids, places) if self.item_loss.needs_positions else None,
+            keys,
             self.state.global_step,
             torch.cat([input_ids, labels[:, -1:]], dim=1)[rows] if self.item_loss.needs_seen else None,
         )
         if self.robust_loss is not None:
             robust = self.robust_loss(core, vectors, targets[:, None])
-            self._logged["robust_loss"].append(robust.detach() / max(len(places), 1))
-            total = total + self.args.robust_weight * robust
+            total = total + self._noted("robust_loss", robust, len(places), self.args.robust_weight)
+        if self.teacher is not None and keys is not None:
+            lists = inputs[TEACHER_LIST].flatten()[places]
+            lesson = self.teacher(core, vectors, targets, lists, keys, self.state.global_step)
+            total = total + self._noted("teacher_loss", lesson, len(places), self.args.teacher_weight)
         loss = self.scale_loss(total, len(places), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _noted(self, name: str, total: Tensor, num_labels: int, weight: float) -> Tensor:
+        """A part of the loss, weighted; its mean over labels is logged without the weight."""
+        self._logged[name].append(total.detach() / max(num_labels, 1))
+        return weight * total
 
     def _position_keys(self, input_ids: Tensor, places: Tensor) -> Tensor:
         """What the draws of each labelled position depend on."""
         keys = row_keys(input_ids) if self.layout == "prefixes" else position_keys(input_ids).flatten()
         return keys[places]
-
-    # Optimizer
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Adam with the decay in the gradient, as published; `lazy` and `decoupled` as [`SequentialConfig`] says."""
-        args = self.args
-        if self.optimizer is not None or (args.item_optimizer == "dense" and args.weight_decay_form == "decoupled"):
-            return super().create_optimizer(model)
-        kwargs = {
-            "lr": args.learning_rate,
-            "betas": (args.adam_beta1, args.adam_beta2),
-            "eps": args.adam_epsilon,
-            "weight_decay": args.weight_decay,
-        }
-        model = self.model if model is None else model
-        if args.item_optimizer == "lazy":
-            decayed = set(self.get_decay_parameter_names(model))
-            named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
-            groups = [
-                {"params": [param for name, param in named if name in decayed]},
-                {"params": [param for name, param in named if name not in decayed], "weight_decay": 0.0},
-            ]
-            self.optimizer = LazyAdam(groups, **kwargs)
-        else:
-            params = [param for param in model.parameters() if param.requires_grad]
-            self.optimizer = torch.optim.Adam(params, **kwargs, fused=True)
-        return self.optimizer
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        if self.args.item_optimizer == "lazy":
-            return clip_grad_norm(model.parameters(), self.args.max_grad_norm)
-        return super()._clip_grad_norm(model)
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        if self.args.item_optimizer == "lazy" and grad_norm is None:
-            return clip_grad_norm(model.parameters(), float("inf"))
-        return super()._get_grad_norm(model, grad_norm)
 
     # Evaluation
 
@@ -285,7 +268,13 @@ class SequentialTrainer(RecommenderTrainer):
         """The catalog, and what else makes the folder a recommender."""
         if self.catalog is None:
             return
-        save_recommender(output_dir, catalog=self.catalog, kind=SequenceRecommender.kind, scoring="exact")
+        save_recommender(
+            output_dir,
+            catalog=self.catalog,
+            kind=SequenceRecommender.kind,
+            scoring="exact",
+            extra={"artefacts": self.artefacts} if self.artefacts else None,
+        )
 
 
 def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> LabelLayout:
