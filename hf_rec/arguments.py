@@ -33,6 +33,8 @@ class DataArguments:
             Names of the splits to train on, to select by and to report.
         max_train_samples, max_eval_samples, max_test_samples (`int`, *optional*):
             Use this many rows of a split, evenly spaced over it; all rows where it is not given.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace what an earlier run has left in `output_dir`; without it such a folder is refused.
     """
 
     data_dir: str = field(metadata={"help": "Folder written by `hf-rec prepare`."})
@@ -42,6 +44,7 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the train split, evenly spaced."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Rows of the eval split, evenly spaced."})
     max_test_samples: int | None = field(default=None, metadata={"help": "Rows of the test split, evenly spaced."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in `output_dir`."})
 
     def __post_init__(self) -> None:
         for name in ("max_train_samples", "max_eval_samples", "max_test_samples"):
@@ -67,7 +70,9 @@ def run_recipe(main: Callable[..., None], args: Sequence[str] | None = None) -> 
     dataclass_types = [hint for name, hint in typing.get_type_hints(main).items() if name != "return"]
     recipe = Path(sys.modules[main.__module__].__file__ or main.__module__).name
     try:
-        main(*parse_arguments(dataclass_types, [word for word in words if word != "--debug"]))
+        parsed = parse_arguments(dataclass_types, [word for word in words if word != "--debug"])
+        if _has_work(parsed):
+            main(*parsed)
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
@@ -82,6 +87,18 @@ def run_recipe(main: Callable[..., None], args: Sequence[str] | None = None) -> 
         return INTERRUPTED
     end_processes()
     return 0
+
+
+def _has_work(parsed: Sequence[Any]) -> bool:
+    """Whether the run of these arguments is still to be made; an earlier one in its folder is not replaced unasked."""
+    overwrite = [args.overwrite for args in parsed if isinstance(args, DataArguments)]
+    if not overwrite:
+        return True
+    from transformers import TrainingArguments
+
+    from hf_rec.trainers.run_folder import claim_run_folder
+
+    return all(claim_run_folder(args, overwrite[0]) for args in parsed if isinstance(args, TrainingArguments))
 
 
 def parse_arguments(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> tuple:

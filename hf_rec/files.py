@@ -14,6 +14,17 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_existing(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """
+    Keep a result that stands: called before the work that would replace it.
+
+    Raises:
+        `FileExistsError`: Where `path` exists and `overwrite` is not set.
+    """
+    if not overwrite and Path(path).exists():
+        raise FileExistsError(f"{path} exists. Choose another place, or give `--overwrite` to replace it.")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """

@@ -22,7 +22,7 @@ ALLOWED = {
     "files": set(),
     "item_token_ids": set(),
     "processes": set(),
-    "arguments": set(),
+    "arguments": {"trainers"},
     "losses": set(),
     "models": set(),
     "trie": set(),

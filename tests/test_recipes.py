@@ -366,6 +366,23 @@ def test_the_sequential_recipe_trains_saves_and_ranks(workplace, capsys):
 
 
 @pytest.mark.slow
+def test_a_recipe_that_is_started_again_replaces_nothing_unasked(workplace, capsys):
+    out = workplace / "again"
+    config = ROOT / "recipes" / "configs" / "sequential" / TRIED_WITH["sequential"]
+    words = ["--config", config, "--data_dir", workplace / "data", "--output_dir", out, *TWO_STEPS]
+    words = [*map(str, words), "--max_test_samples", "8"]
+    main = load(ROOT / "recipes" / "sequential.py").main
+    assert run_recipe(main, words) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert run_recipe(main, words) == 2
+    assert "holds a finished run. `--resume_from_checkpoint last` goes on" in capsys.readouterr().err
+    assert run_recipe(main, [*words, "--resume_from_checkpoint", "last"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert run_recipe(main, [*words, "--overwrite", "true"]) == 0
+    assert before[out / "cost.json"] < (out / "cost.json").stat().st_mtime_ns
+
+
+@pytest.mark.slow
 def test_the_softmax_dpo_recipe_starts_from_a_recommender_and_ranks_among_few(workplace):
     out = workplace / "sdpo"
     words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "start", "--output_dir", out)

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from hf_rec.cli.overwrite import add_overwrite_flag
+
 
 def add_demo(commands: Any) -> argparse.ArgumentParser:
     """Add `hf-rec demo` to the parser of all commands."""
@@ -20,6 +22,7 @@ def add_demo(commands: Any) -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="seed of data, weights and training (default: %(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="very little of everything: a check that all of it runs")
+    add_overwrite_flag(parser, "a finished demo in --out")
     parser.set_defaults(run=_demo)
     return parser
 
@@ -27,4 +30,4 @@ def add_demo(commands: Any) -> argparse.ArgumentParser:
 def _demo(args: argparse.Namespace) -> None:
     from hf_rec.demo import run_demo
 
-    run_demo(args.out, seed=args.seed, quick=args.quick)
+    run_demo(args.out, seed=args.seed, quick=args.quick, overwrite=args.overwrite)

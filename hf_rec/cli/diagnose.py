@@ -1,10 +1,13 @@
 """`hf-rec diagnose`: what a model rests on."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from hf_rec.cli.data_flags import add_data_flags, split_rows
 from hf_rec.cli.model_flags import add_model_flags, check_model_flags, load_model
+from hf_rec.cli.overwrite import add_overwrite_flag
+from hf_rec.files import refuse_existing
 from hf_rec.recommenders.control_list import make_control
 
 
@@ -33,13 +36,14 @@ def add_diagnose(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--shuffled-model", metavar="DIR", help="the same method trained on data of `hf-rec shuffle`")
     parser.add_argument("--transfer", metavar="DIR", help="prepared data of another domain, for models that read text")
+    add_overwrite_flag(parser, "the diagnosis that stands in --out")
     parser.set_defaults(run=_diagnose)
     return parser
 
 
 def _diagnose(args: argparse.Namespace) -> None:
     from hf_rec.data.prepare import load_prepared
-    from hf_rec.diagnostics.diagnose import diagnose
+    from hf_rec.diagnostics.diagnose import DIAGNOSTICS_FILE, diagnose
     from hf_rec.diagnostics.markdown import to_markdown
     from hf_rec.diagnostics.ranked_targets import RankSettings
     from hf_rec.evaluation.run_files import method_name
@@ -48,6 +52,7 @@ def _diagnose(args: argparse.Namespace) -> None:
     settings = RankSettings(args.k, args.seen, args.num_beams, args.batch_size)
     catalog, splits, card = load_prepared(args.data)
     rows, other = split_rows(splits, args), None
+    refuse_existing(Path(args.out, DIAGNOSTICS_FILE), args.overwrite)
     if args.transfer is not None:
         other_catalog, other_splits, _ = load_prepared(args.transfer)
         other = other_catalog, other_splits["train"], split_rows(other_splits, args)

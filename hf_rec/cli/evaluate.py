@@ -1,10 +1,13 @@
 """`hf-rec evaluate`: rank the targets of a split."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rec.cli.data_flags import add_data_flags, split_rows
 from hf_rec.cli.model_flags import add_model_flags, check_model_flags, load_model, refuse_flags
+from hf_rec.cli.overwrite import add_overwrite_flag
+from hf_rec.files import refuse_existing
 from hf_rec.recommenders.control_list import CONTROLS, make_control
 
 
@@ -48,6 +51,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     temperature = language.add_mutually_exclusive_group()
     temperature.add_argument("--tau", type=float, help="rank at this temperature (default: as saved)")
     temperature.add_argument("--fit-tau", metavar="SPLIT", help="fit the temperature on 500 rows of this split first")
+    add_overwrite_flag(parser, "the metrics that stand in --out")
     parser.set_defaults(run=_evaluate)
     return parser
 
@@ -60,10 +64,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
     from hf_rec.evaluation.full import evaluate_recommender
     from hf_rec.evaluation.protocol import Seen
+    from hf_rec.evaluation.run_files import METRICS_FILE
 
     _check_flags(args)
     catalog, splits, card = load_prepared(args.data)
     rows = split_rows(splits, args)
+    refuse_existing(Path(args.out, METRICS_FILE), args.overwrite)
     if args.fit_tau is not None and args.fit_tau not in splits:
         raise ValueError(f"`--fit-tau` must be one of {', '.join(splits)}, got {args.fit_tau!r}.")
     recommender, cost, name = (_control if args.control else _model)(args, catalog, splits)

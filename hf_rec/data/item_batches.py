@@ -7,6 +7,7 @@ over rows. Padding is on the left and as short as the batch allows.
 Shapes: B rows of a batch · S longest history of the batch. Padding is -1 in items and -100 in labels.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -174,6 +175,13 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def sha256(self) -> str:
+        """Hash of all events and of which of them each sample reads and learns."""
+        digest = hashlib.sha256()
+        for values in (self.events, self.starts, self.ends, self.label_starts):
+            digest.update(values.tobytes())
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}

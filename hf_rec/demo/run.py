@@ -20,6 +20,7 @@ from hf_rec.demo.terminal import accuracy_table, metric, show_users
 from hf_rec.demo.training import FULL, LANGUAGE_MODELS, QUICK, SEQUENCE_MODELS, WRITES_CODES, train_model
 from hf_rec.evaluation.cost import measured_cost, summed_cost
 from hf_rec.recommenders.control_list import CONTROLS, make_control
+from hf_rec.report.report import report_page
 
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from hf_rec.data.catalog import Catalog
     from hf_rec.recommenders.contract import Recommender
 
-MARKER = "hf_rec_demo.json"  # says that a folder is ours to overwrite
+MARKER = "hf_rec_demo.json"  # says that a demo wrote the folder
 ASK_FOR = '"Letters from Lisbon" "Star Harbour 2: The Long Tide" "Star Harbour 3: Salt Moon"'
 NAMES = {name: entry.label for name, entry in CONTROLS.items()}
 NAMES |= {folder: method["name"] for folder, method in (SEQUENCE_MODELS | LANGUAGE_MODELS).items()}
@@ -37,15 +38,19 @@ FUSED = ("msl", "sasrec-ce")  # what the folder `fused` is made of
 NAMES |= {"fused": " + ".join(NAMES[folder] for folder in FUSED)}
 
 
-def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: bool = False) -> dict[str, float]:
+def run_demo(
+    out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: bool = False, overwrite: bool = False
+) -> dict[str, float]:
     """
-    Run the demo. A folder that an earlier demo wrote is overwritten; any other that is not empty is refused.
+    Run the demo. A folder in which an earlier demo was cut off is emptied first; any other that holds something is
+    refused.
 
     Args:
         out_dir (`str`, *optional*, defaults to `"runs/demo"`): Folder of everything: `data`, one folder a method with
             its measure in `test` below it, and `report.md` with its figures.
         seed (`int`, *optional*, defaults to `0`): Seed of data, weights, dropout and the order of rows.
         quick (`bool`, *optional*, defaults to `False`): Very little of everything: a check that all of it runs.
+        overwrite (`bool`, *optional*, defaults to `False`): Empty the folder of a finished demo too.
 
     Returns:
         `dict[str, float]`: NDCG@10 on test of each method, by its name in the table.
@@ -62,7 +67,7 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     console, size = Console(), QUICK if quick else FULL
-    out = _claim_folder(Path(out_dir), seed, quick)
+    out = _claim_folder(Path(out_dir), seed, quick, overwrite)
 
     console.rule("1. Data")
     splits = make_data(out / "data", size.num_users, seed, console)
@@ -93,11 +98,16 @@ def run_demo(out_dir: str | os.PathLike = "runs/demo", *, seed: int = 0, quick: 
     return {result["name"]: metric(result, "ndcg@10")["mean"] for result in results.values()}
 
 
-def _claim_folder(out: Path, seed: int, quick: bool) -> Path:
-    """An empty folder: new, or that of an earlier demo with everything in it removed."""
+def _claim_folder(out: Path, seed: int, quick: bool, overwrite: bool) -> Path:
+    """An empty folder: new, or that of an earlier demo, cut off or to be replaced, with everything in it removed."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / MARKER).is_file():
             raise FileExistsError(f"`--out` {str(out)!r} exists and no demo wrote it. Choose another folder.")
+        if report_page(out).is_file() and not overwrite:
+            raise FileExistsError(
+                f"`--out` {str(out)!r} holds a finished demo: read {report_page(out)}. To run it again choose another "
+                "folder, or give `--overwrite`."
+            )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text(json.dumps({"seed": seed, "quick": quick}) + "\n", encoding="utf-8")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "hf_rec.diagnostics", 1
 
+DIAGNOSTICS_FILE = "diagnostics.json"
+
 
 def diagnose(
     recommender: "Recommender",
@@ -91,7 +93,7 @@ def diagnose(
         result["transfer"] = transfer(recommender, *other_domain, settings)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    texts = {"diagnostics.json": json.dumps(result, indent=2, allow_nan=False), "diagnostics.md": to_markdown(result)}
+    texts = {DIAGNOSTICS_FILE: json.dumps(result, indent=2, allow_nan=False), "diagnostics.md": to_markdown(result)}
     for file, text in texts.items():
         with replacing(out / file) as partial:
             partial.write_text(text.rstrip() + "\n", encoding="utf-8")

@@ -76,7 +76,7 @@ def write_report(
     Returns:
         `Path`: The page.
     """
-    page = Path(out) if Path(out).suffix == ".md" else Path(out) / "report.md"
+    page = report_page(out)
     sections, trainings = collect(run_dirs)
     names = [method.name for section in sections for method in section.methods]
     if baseline is not None and baseline not in names:
@@ -97,6 +97,11 @@ def write_report(
     with replacing(page) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
+
+
+def report_page(out: RunPath) -> Path:
+    """Where the page of a report stands: in a folder, or at the path itself where that ends in `.md`."""
+    return Path(out) if Path(out).suffix == ".md" else Path(out) / "report.md"
 
 
 class _Figures:

@@ -20,11 +20,15 @@ class RecommenderConfig(TrainingArguments):
     Parameters:
         early_stopping_patience (`int`, *optional*):
             Evaluations without a better `metric_for_best_model` after which training ends. Default: never.
+        allow_changed (`bool`, *optional*, defaults to `False`):
+            Go on from a checkpoint although settings, catalog, prompt or training rows are no longer those it was
+            written with. What has changed is said.
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`):
             Leave losses that are not finite out of the log. Training stops at them in any case.
     """
 
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
+    allow_changed: bool = field(default=False, metadata={"help": "Resume with other settings than the checkpoint's."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN and inf losses out of the log."})
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """The thin base of the trainers: what is refused and logged, and the recommender files beside every weight file."""
 
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hf_rec.files import replacing
 from hf_rec.hub.files import RECOMMENDER_FILE, check_folder, read_index, remove_other_weights, weight_files
 from hf_rec.hub.push import commit_operations
 from hf_rec.trainers.base_config import RecommenderConfig
+from hf_rec.trainers.changed_settings import ROWS_SHA256, rows_sha256
 from hf_rec.trainers.even_batches import EvenBatches
 from hf_rec.trainers.finite_loss import FiniteLoss
 from hf_rec.trainers.length_grouping import GroupsByLength
@@ -121,7 +123,9 @@ class RecommenderTrainer(FiniteLoss, EvenBatches, GroupsByLength):
             self.save_recommender_files(output_dir)
             Path(output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle
             with replacing(Path(output_dir, "training_args.json")) as partial:
-                partial.write_text(self.args.to_json_string(), encoding="utf-8")
+                settings = json.loads(self.args.to_json_string())
+                settings[ROWS_SHA256] = rows_sha256(self.train_dataset)
+                partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
         if push:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

@@ -163,10 +163,12 @@ class WholeCheckpoints(Trainer):
         elif resume_from_checkpoint:
             check_checkpoint(resume_from_checkpoint, self.args.world_size)
         if resume_from_checkpoint and (changed := changed_settings(resume_from_checkpoint, self.args, self)):
-            raise ValueError(
-                f"{resume_from_checkpoint} was written by a run with other settings: {', '.join(changed)}. Go on with "
-                "those, or start anew in another `output_dir`."
-            )
+            what = f"{resume_from_checkpoint} was written by a run with other settings: {', '.join(changed)}"
+            if not self.args.allow_changed:
+                raise ValueError(
+                    f"{what}. Go on with those, start anew in another `output_dir`, or give `--allow_changed`."
+                )
+            logger.warning(f"{what}. Training goes on as `allow_changed` asks.")
         if self.args.should_save:
             remove_unfinished(self.args.output_dir)
         return super().train(resume_from_checkpoint, *args, **kwargs)

@@ -183,7 +183,7 @@ def test_evaluate_ranks_among_few_candidates(folders, tmp_path, capsys):
     words = ("--control", "last-item", "--data", folders / "data", "--out", tmp_path / "few", "--limit", 8)
     assert run("evaluate", *words, "--candidates", 9, "--ks", 1) == 0
     assert "candidates=1+9/file=" in capsys.readouterr().out
-    assert run("evaluate", *words, "--candidates", 3) == 2
+    assert run("evaluate", *words, "--candidates", 3, "--overwrite") == 2
     assert "`ks` must hold numbers from 1 to 4" in capsys.readouterr().err
 
 
@@ -323,7 +323,7 @@ def test_a_method_keeps_the_name_that_its_training_gave_it(folders, tmp_path):
     words = ("evaluate", "--model", tmp_path / "mine", "--data", folders / "data", "--out", out, "--limit", 3)
 
     def name(*more):
-        assert run(*words, *more) == 0
+        assert run(*words, *more, "--overwrite") == 0
         return json.loads((out / "metrics.json").read_text())["name"]
 
     assert name() == "mine"
@@ -341,11 +341,13 @@ def test_the_demo_refuses_a_folder_that_it_did_not_write(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_the_demo_overwrites_its_own_folder(tmp_path):
-    out = demo_run._claim_folder(tmp_path / "demo", seed=0, quick=True)
+def test_the_demo_empties_a_folder_in_which_a_demo_was_cut_off_or_that_it_may_overwrite(tmp_path):
+    out = demo_run._claim_folder(tmp_path / "demo", seed=0, quick=True, overwrite=False)
     (out / "msl").mkdir()
     (out / "msl" / "model.safetensors").touch()
-    assert demo_run._claim_folder(out, seed=1, quick=True) == out
+    assert demo_run._claim_folder(out, seed=1, quick=True, overwrite=False) == out
+    (out / "report.md").touch()
+    assert demo_run._claim_folder(out, seed=1, quick=True, overwrite=True) == out
     assert [path.name for path in out.iterdir()] == [demo_run.MARKER]
 
 
@@ -406,3 +408,45 @@ def test_evaluate_over_two_processes_gives_the_same_files(folders, tmp_path, lau
     assert two["evaluation"]["processes"] == 2
     assert one["metrics"] == two["metrics"]
     assert one["rows_sha256"] == two["rows_sha256"]
+
+
+def test_a_result_that_stands_is_not_replaced_unasked(folders, tmp_path, capsys):
+    evaluate = (
+        "evaluate",
+        "--control",
+        "last-item",
+        "--data",
+        folders / "data",
+        "--out",
+        tmp_path / "e",
+        "--limit",
+        5,
+    )
+    report = ("report", tmp_path / "e", "--out", tmp_path / "r")
+    diagnose = (
+        "diagnose",
+        "--control",
+        "last-item",
+        "--data",
+        folders / "data",
+        "--out",
+        tmp_path / "d",
+        "--limit",
+        5,
+    )
+    for words in (evaluate, report, diagnose):
+        assert run(*words) == 0
+        capsys.readouterr()
+        assert run(*words) == cli.BAD_INPUT
+        assert "exists. Choose another place, or give `--overwrite`" in capsys.readouterr().err
+        assert run(*words, "--overwrite") == 0
+
+
+def test_a_finished_demo_is_not_replaced_unasked(tmp_path, capsys):
+    out = tmp_path / "demo"
+    out.mkdir()
+    for name in ("hf_rec_demo.json", "report.md"):
+        (out / name).write_text("{}")
+    assert run("demo", "--out", out) == cli.BAD_INPUT
+    assert "holds a finished demo" in capsys.readouterr().err
+    assert (out / "report.md").is_file()

@@ -41,16 +41,16 @@ def rows(count, length=4):
 def make_trainer(request, tmp_path, tiny_catalog, tiny_lm, bpe_tokenizer):
     """`make_trainer(folder, **settings)`: a trainer of one of two methods with dropout, all else being equal."""
 
-    def sequential(folder, callbacks=None, **settings):
+    def sequential(folder, callbacks=None, train_rows=None, **settings):
         torch.manual_seed(0)
         model = SASRecModel(SASRecConfig(num_items=N, hidden_size=8, max_length=6, dropout=0.3))
         args = SequentialConfig(str(tmp_path / folder), **SETTINGS | settings)
-        return SequentialTrainer(model, args, rows(16), rows(4), tiny_catalog, callbacks=callbacks)
+        return SequentialTrainer(model, args, train_rows or rows(16), rows(4), tiny_catalog, callbacks=callbacks)
 
-    def msl(folder, callbacks=None, **settings):
+    def msl(folder, callbacks=None, train_rows=None, **settings):
         settings = {"adaptive_tau": True, "max_length": 64, "eval_num_beams": 0} | SETTINGS | settings
         args = MSLConfig(str(tmp_path / folder), **settings)
-        data = {"train_dataset": rows(16), "eval_dataset": rows(4), "catalog": tiny_catalog}
+        data = {"train_dataset": train_rows or rows(16), "eval_dataset": rows(4), "catalog": tiny_catalog}
         return MSLTrainer(tiny_lm(), args, processing_class=bpe_tokenizer, callbacks=callbacks, **data)
 
     return {"sequential": sequential, "msl": msl}[request.param]
@@ -235,8 +235,22 @@ class TestGoingOn:
         make_trainer("catalog", max_steps=2).train()
         again = make_trainer("catalog", max_steps=4)
         again.catalog = Catalog.from_records([{"item_id": row, "title": f"other {row}"} for row in range(N)])
-        with pytest.raises(ValueError, match="other settings: the catalog. Go on with those, or start anew"):
+        with pytest.raises(ValueError, match="other settings: the catalog. Go on with those, start anew"):
             again.train(resume_from_checkpoint=True)
+
+    def test_a_run_with_other_rows_does_not_go_on(self, make_trainer):
+        make_trainer("rows", max_steps=2).train()
+        again = make_trainer("rows", max_steps=4, train_rows=rows(15))
+        with pytest.raises(ValueError, match="other settings: the training rows"):
+            again.train(resume_from_checkpoint=True)
+
+    def test_a_run_that_may_change_goes_on_and_says_what_has_changed(self, make_trainer, caplog):
+        make_trainer("allowed", max_steps=2).train()
+        again = make_trainer("allowed", max_steps=4, learning_rate=0.5, allow_changed=True)
+        with caplog.at_level(logging.WARNING, logger="hf_rec"):
+            again.train(resume_from_checkpoint=True)
+        assert again.state.global_step == 4
+        assert "`learning_rate` (0.01 there, 0.5 here)" in caplog.text
 
     def test_a_run_that_is_longer_or_logs_more_goes_on(self, make_trainer):
         make_trainer("longer", max_steps=2).train()
