@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "ALLMRecConfig": "hf_rec.trainers.a_llmrec.config",
+    "ALLMRecModel": "hf_rec.models.a_llmrec.model",
+    "ALLMRecModelConfig": "hf_rec.models.a_llmrec.config",
+    "ALLMRecTrainer": "hf_rec.trainers.a_llmrec.trainer",
     "BERT4RecConfig": "hf_rec.models.sequence.bert4rec",
     "BERT4RecModel": "hf_rec.models.sequence.bert4rec",
     "CaserConfig": "hf_rec.models.sequence.caser",
@@ -53,6 +57,8 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.data.prompts.next_item import Prompt as Prompt
     from hf_rec.hub import load_recommender as load_recommender
     from hf_rec.hub import push_recommender as push_recommender
+    from hf_rec.models.a_llmrec.config import ALLMRecModelConfig as ALLMRecModelConfig
+    from hf_rec.models.a_llmrec.model import ALLMRecModel as ALLMRecModel
     from hf_rec.models.llm_srec.config import LLMSRecModelConfig as LLMSRecModelConfig
     from hf_rec.models.llm_srec.model import LLMSRecModel as LLMSRecModel
     from hf_rec.models.sequence.bert4rec import BERT4RecConfig as BERT4RecConfig
@@ -74,6 +80,8 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.recommenders.fused import FusedRecommender as FusedRecommender
     from hf_rec.recommenders.grounded import GroundedRecommender as GroundedRecommender
     from hf_rec.search.logits_process import TrieLogitsProcessor as TrieLogitsProcessor
+    from hf_rec.trainers.a_llmrec.config import ALLMRecConfig as ALLMRecConfig
+    from hf_rec.trainers.a_llmrec.trainer import ALLMRecTrainer as ALLMRecTrainer
     from hf_rec.trainers.llm_srec.config import LLMSRecConfig as LLMSRecConfig
     from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer as LLMSRecTrainer
     from hf_rec.trainers.msl.config import MSLConfig as MSLConfig

@@ -54,9 +54,9 @@ class TextStates:
         """H."""
         return int(self.model.config.get_text_config(decoder=True).hidden_size)
 
-    def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each text, the first token included."""
-        found = [(*self._start, *ids) for ids in self._encoder.encode_batch(list(texts))]
+    def tokens(self, texts: Sequence[str], most: int | None = None) -> list[tuple[int, ...]]:
+        """Token ids of each text, the first token included; of a longer text the first `most`."""
+        found = [(*self._start, *ids)[:most] for ids in self._encoder.encode_batch(list(texts))]
         longest = max(map(len, found), default=0)
         if self._most is not None and longest > self._most:
             raise ValueError(
