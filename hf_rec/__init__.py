@@ -40,6 +40,9 @@ _MODULES = {
     "MSLConfig": "hf_rec.trainers.msl.config",
     "MSLTrainer": "hf_rec.trainers.msl.trainer",
     "Prompt": "hf_rec.data.prompts.next_item",
+    "RerankConfig": "hf_rec.trainers.rerank.config",
+    "RerankTrainer": "hf_rec.trainers.rerank.trainer",
+    "RerankedRecommender": "hf_rec.recommenders.reranked",
     "SASRecConfig": "hf_rec.models.sequence.sasrec",
     "SASRecModel": "hf_rec.models.sequence.sasrec",
     "SequentialConfig": "hf_rec.trainers.sequential.config",
@@ -79,6 +82,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.models.sequence.sasrec import SASRecModel as SASRecModel
     from hf_rec.recommenders.fused import FusedRecommender as FusedRecommender
     from hf_rec.recommenders.grounded import GroundedRecommender as GroundedRecommender
+    from hf_rec.recommenders.reranked import RerankedRecommender as RerankedRecommender
     from hf_rec.search.logits_process import TrieLogitsProcessor as TrieLogitsProcessor
     from hf_rec.trainers.a_llmrec.config import ALLMRecConfig as ALLMRecConfig
     from hf_rec.trainers.a_llmrec.trainer import ALLMRecTrainer as ALLMRecTrainer
@@ -86,6 +90,8 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.trainers.llm_srec.trainer import LLMSRecTrainer as LLMSRecTrainer
     from hf_rec.trainers.msl.config import MSLConfig as MSLConfig
     from hf_rec.trainers.msl.trainer import MSLTrainer as MSLTrainer
+    from hf_rec.trainers.rerank.config import RerankConfig as RerankConfig
+    from hf_rec.trainers.rerank.trainer import RerankTrainer as RerankTrainer
     from hf_rec.trainers.sequential.config import SequentialConfig as SequentialConfig
     from hf_rec.trainers.sequential.trainer import SequentialTrainer as SequentialTrainer
     from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig as SoftmaxDPOConfig

@@ -46,6 +46,11 @@ ITEM_IDS = "item_ids"  # of a ranked row: raw ids of its list; its `target` is a
 ITEM_ROWS = "item_rows"  # the same list in catalog rows
 TARGET_ROW = "target_row"
 
+DISLIKED = "disliked"  # of a row with ratings: history is what was liked, this what was not
+LIKED = "liked"  # whether the target was, 0 or 1
+CANDIDATES = "candidates"  # catalog rows that a retriever lists for a row, best first
+ROW = "row"  # its number in the data set
+
 CHOSEN = "chosen"
 REJECTED = "rejected"
 

@@ -47,7 +47,8 @@ class TargetRanker:
         self.k, self.mask, self.batch_size = k, seen == "mask", batch_size
         is_exact = getattr(recommender, "is_exact", hasattr(recommender, "score_all"))
         self.score_all: Callable[..., np.ndarray] | None = recommender.score_all if is_exact else None
-        self.num_beams = (num_beams or default_num_beams(k)) if self.score_all is None else None
+        is_searched = self.score_all is None and getattr(recommender, "is_searched", True)
+        self.num_beams = (num_beams or default_num_beams(k)) if is_searched else None
         self.search = "exact" if self.num_beams is None else f"beam{self.num_beams}"
         trie, num_items = getattr(recommender, "trie", None), len(self.catalog)
         self.of_title = _shared(map(self.catalog.text, range(num_items)))

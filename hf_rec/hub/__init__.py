@@ -9,6 +9,7 @@ from hf_rec.hub.push import push_recommender
 from hf_rec.hub.save import save_control, save_recommender
 from hf_rec.hub.save_fused import save_fused
 from hf_rec.hub.save_grounded import save_grounded
+from hf_rec.hub.save_reranked import save_reranked
 
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "save_fused",
     "save_grounded",
     "save_recommender",
+    "save_reranked",
 ]

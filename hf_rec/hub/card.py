@@ -17,6 +17,8 @@ _KINDS = {
     "sequence": "a sequence model over item numbers; the score of an item is a dot product with its vector",
     "fused": "recommenders that judge together; the score of an item is a weighted sum of their log-probabilities",
     "grounded": "a language model that writes a text, and a base model that finds the items whose texts are nearest",
+    "reranker": "a language model that judges candidates with one token",
+    "reranked": "a recommender whose first places a language model puts in order",
     "popularity": "a control: what was chosen most often",
     "recent_popularity": "a control: what was chosen most often of late",
     "last_item": "a control: what most often came after the last item",
@@ -25,6 +27,9 @@ _SCORES = {
     "valid": "log-probabilities of items: each token of a title competes with the tokens that also lead to an item",
     "full_vocab": "log-probabilities of the items' tokens among all tokens",
     "fused": "weighted sums of log-probabilities",
+    "yes_no": "logs of the odds of yes",
+    "letters": "log-probabilities of the candidates' letters",
+    "reranked": "those of the re-ranker, and below them those of the retriever",
     "grounded": "minus the distance between two texts, from 0 to 1",
 }
 
@@ -49,7 +54,7 @@ def model_card(folder: Path, index: dict[str, Any], catalog: Catalog) -> str:
             "Kind": _KINDS.get(index["kind"], index["kind"]),
             "Weights": {"adapter": "an adapter on its base model", "full": "whole"}.get(index["weights"], "none"),
             "Base model": base_model,
-            "Temperature": None if index["kind"] in ("fused", "grounded") else index["tau"],
+            "Temperature": None if index["kind"] in ("fused", "grounded", "reranker", "reranked") else index["tau"],
         }
         | _fusion(index["extra"])
         | _grounding(index["extra"])

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.prompts.rerank import RerankPrompt
 from hf_rec.hub.base_model import load_adapter
 from hf_rec.hub.files import (
     ADAPTER_CONFIG_FILE,
@@ -33,6 +34,8 @@ from hf_rec.recommenders.controls import CONTROL_KINDS
 from hf_rec.recommenders.fused import FusedRecommender
 from hf_rec.recommenders.grounded import GroundedRecommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
+from hf_rec.recommenders.reranked import RerankedRecommender
+from hf_rec.recommenders.reranker import Reranker
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.recommenders.sequence import SequenceRecommender
 from hf_rec.trie.item_trie import ItemTrie
@@ -246,12 +249,45 @@ def _load_parts(
     return parts
 
 
+def load_reranker_parts(
+    folder: Path, index: dict[str, Any], catalog: Catalog
+) -> tuple[PreTrainedTokenizerBase, RerankPrompt]:
+    """Tokenizer and prompt of a re-ranker; arguments are those of [`load_language_parts`]."""
+    _check_hash("catalog", catalog.sha256, index, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    _check_hash("tokenizer", tokenizer_sha256(tokenizer), index, folder)
+    prompt = RerankPrompt.load(folder, tokenizer, catalog)
+    _check_hash("prompt", prompt.sha256, index, folder)
+    return tokenizer, prompt
+
+
+def _load_reranker(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> Reranker:
+    tokenizer, prompt = load_reranker_parts(folder, index, catalog)
+    model = _load_causal_lm(folder, index, dtype)
+    if not getattr(model, "is_quantized", False):  # a quantized model has placed itself
+        model = model.to(device)
+    return Reranker(model.eval(), tokenizer, catalog, prompt, **index["extra"])
+
+
+def _load_reranked(
+    folder: Path, index: dict[str, Any], catalog: Catalog, device: torch.device | str, dtype: str | torch.dtype | None
+) -> RerankedRecommender:
+    retriever, reranker = _load_parts(folder, index, catalog, device, dtype)
+    if not isinstance(reranker, Reranker):
+        raise ValueError(f"{folder / part_name(1)} is a {type(reranker).__name__}, which judges no candidates.")
+    return RerankedRecommender(retriever, reranker, index["extra"]["n"])
+
+
 _LOADERS: dict[str, Callable] = {
     "language_model": _load_language_model,
+    Reranker.kind: _load_reranker,
     SequenceRecommender.kind: _load_sequence_model,
     RetrievalRecommender.kind: RetrievalRecommender.load,
     FusedRecommender.kind: _load_fused,
     GroundedRecommender.kind: _load_grounded,
+    RerankedRecommender.kind: _load_reranked,
 } | dict.fromkeys(CONTROL_KINDS, _load_control)
 
 

@@ -14,11 +14,14 @@ from hf_rec.recommenders.controls import Control
 from hf_rec.recommenders.fused import FusedRecommender
 from hf_rec.recommenders.grounded import GroundedRecommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
+from hf_rec.recommenders.reranked import RerankedRecommender
+from hf_rec.recommenders.reranker import Reranker
 from hf_rec.recommenders.sequence import SequenceRecommender
 from hf_rec.trie.item_trie import ItemTrie
 
 
-COMPOSED = (FusedRecommender, GroundedRecommender)  # recommenders of recommenders, which save their parts themselves
+# Recommenders of recommenders, which save their parts themselves
+COMPOSED = (FusedRecommender, GroundedRecommender, RerankedRecommender)
 
 
 def part_name(place: int) -> str:
@@ -64,6 +67,17 @@ def save_part(folder: Path, part: Recommender) -> None:
             scoring=part.scoring,
             tokenizer=part.tokenizer,
             model=part.model,
+        )
+    elif isinstance(part, Reranker):
+        save_recommender(
+            folder,
+            catalog=part.catalog,
+            kind=part.kind,
+            prompt=part.prompt,
+            scoring=part.form,
+            tokenizer=part.tokenizer,
+            model=part.model,
+            extra=part.order_settings(),
         )
     elif isinstance(part, SequenceRecommender):
         save_recommender(folder, catalog=part.catalog, kind=part.kind, scoring="exact", model=part.model)

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 import hf_rec
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.prompts.rerank import RerankPrompt
 from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.files import replacing_folder
 from hf_rec.hub.base_model import base_of
@@ -52,7 +53,7 @@ def save_recommender(
     *,
     catalog: Catalog,
     kind: str,
-    prompt: Prompt | RetrievalPrompt | None = None,
+    prompt: Prompt | RetrievalPrompt | RerankPrompt | None = None,
     trie: ItemTrie | None = None,
     tau: float = 1.0,
     scoring: str = "valid",
@@ -145,7 +146,9 @@ def save_control(folder: str | os.PathLike, control: Control) -> None:
     save_recommender(folder, catalog=control.catalog, kind=control.kind, scoring="exact", extra=extra, arrays=arrays)
 
 
-def _check_parts(catalog: Catalog, prompt: Prompt | RetrievalPrompt | None, trie: ItemTrie | None) -> None:
+def _check_parts(
+    catalog: Catalog, prompt: Prompt | RetrievalPrompt | RerankPrompt | None, trie: ItemTrie | None
+) -> None:
     """Refuse to write down parts that do not belong together; a sample of items will tell."""
     if not isinstance(prompt, Prompt) or trie is None:
         return

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hf_rec.recommenders.contract import Recommender
     from hf_rec.recommenders.fused import FusedRecommender
     from hf_rec.recommenders.grounded import GroundedRecommender
+    from hf_rec.recommenders.reranked import RerankedRecommender
 
 
 def load(folder: str | os.PathLike, device: str | torch.device) -> "Recommender":
@@ -34,3 +35,10 @@ def save_grounded(folder: str | os.PathLike, recommender: "GroundedRecommender")
     from hf_rec.hub import save_grounded
 
     save_grounded(folder, recommender)
+
+
+def save_reranked(folder: str | os.PathLike, recommender: "RerankedRecommender") -> None:
+    """[`~hf_rec.hub.save_reranked`]."""
+    from hf_rec.hub import save_reranked
+
+    save_reranked(folder, recommender)

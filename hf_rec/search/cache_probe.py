@@ -74,6 +74,23 @@ def open_prefixes(
     raise _refusal(model, ability.rows)
 
 
+def open_tree(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, trie: TrieCSR, num_tokens: int
+) -> TreePrefixes | None:
+    """
+    The cache in which everything that follows a prompt shares its keys and values; `None` where `model` cannot use it.
+
+    Args:
+        model, input_ids, attention_mask: As in [`open_prefixes`].
+        trie ([`TrieCSR`]): Some tokens of the model, to try it out with.
+        num_tokens (`int`): Most tokens that follow a prompt, up to one answer.
+    """
+    ability = cache_ability(model, trie)
+    if ability.tree is not None or not _windows_hold(base_model(model), input_ids.shape[1] + num_tokens):
+        return None
+    return TreePrefixes(model, input_ids, attention_mask, input_ids.new_zeros(0))
+
+
 def check_searchable(model: nn.Module, trie: TrieCSR, any_process: Callable[[bool], bool] = bool) -> Ability:
     """Refuse a model that no cache can drive; arguments and error are those of [`open_prefixes`]."""
     peft_config = getattr(model, "active_peft_config", None)

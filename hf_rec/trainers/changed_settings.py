@@ -30,6 +30,7 @@ _NEUTRAL = {
         "model_init_kwargs",
     ),
     *("packing", "precompute_ref_batch_size", "seen"),
+    *("permutations", "shared_prefix"),
     *("item_text_vectors", "teacher_lists"),  # paths: what lies there is compared by hash
 }
 ROWS_SHA256 = "rows_sha256"  # beside the arguments in `training_args.json`

@@ -52,7 +52,7 @@ from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_me
 from hf_rec.trainers.softmax_dpo.answer_scorer import AnswerScorer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 from hf_rec.trainers.softmax_dpo.metrics import REWARD_METRICS, reward_metrics
-from hf_rec.trainers.softmax_dpo.own_lists import OwnLists, own_lists_of
+from hf_rec.trainers.softmax_dpo.own_lists import own_lists_of
 from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
 from hf_rec.trainers.softmax_dpo.prompt_sharing import PromptSharing
 from hf_rec.trainers.softmax_dpo.reference import (
@@ -74,6 +74,7 @@ from hf_rec.trainers.softmax_dpo.rows import (
     with_negatives,
 )
 from hf_rec.trainers.starting_point import StartingPoint, model_name, padding_token
+from hf_rec.trainers.stored_lists import StoredLists
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -185,7 +186,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             peft_config = start.adapter_config(peft_config, args.loading_options.get("revision"))
         # Before the engines wrap and share out the weights, so that each of them finds the same
         self._reference = describe_reference(start.model, ref_model, has_new_adapter=peft_config is not None)
-        self._own_lists: OwnLists | None = None
+        self._own_lists: StoredLists | None = None
         if args.negatives == "own_lists":
             self._own_lists = own_lists_of(start, args, train_dataset)
         self._answer_trie = start.trie if args.scoring == "valid" else None

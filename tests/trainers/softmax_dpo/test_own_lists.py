@@ -8,8 +8,9 @@ from hf_rec.columns import HISTORY, REJECTED, TARGET
 from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
-from hf_rec.trainers.softmax_dpo.own_lists import INDEX_FILE, LIST_FOLDER, TABLE_FILE, OwnLists
+from hf_rec.trainers.softmax_dpo.own_lists import LIST_FOLDER
 from hf_rec.trainers.softmax_dpo.trainer import SoftmaxDPOTrainer
+from hf_rec.trainers.stored_lists import INDEX_FILE, TABLE_FILE, StoredLists
 from hf_rec.trie.item_trie import ItemTrie
 
 
@@ -189,6 +190,6 @@ class TestBadInput:
 
 
 def test_what_is_said_about_lists_is_counted_by_hand():
-    found = OwnLists.of([[1, 2], [3], []], Dataset.from_dict({HISTORY: [[], [], []], TARGET: [2, 4, 5]}))
+    found = StoredLists.of([[1, 2], [3], []], Dataset.from_dict({HISTORY: [[], [], []], TARGET: [2, 4, 5]}))
     assert found.target_share == pytest.approx(1 / 3)
     assert found.mean_length == 1.0

@@ -1,0 +1,1 @@
+"""Re-rankers: a language model judges candidates with one token."""
