@@ -85,9 +85,35 @@ def test_constraints_name_exact_versions_of_every_dependency_but_torch():
 
 def test_every_launch_config_starts_with_its_launch_line():
     configs = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
-    assert [path.stem for path in configs] == ["cpu", "cpu_2", "multi_gpu", "single_gpu", "zero2", "zero3"]
     for path in configs:
         assert path.read_text().startswith(f"# accelerate launch --config_file accelerate_configs/{path.name} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "processes", "machines"),
+    [
+        ("cpu", "NO", 1, 1),
+        ("cpu_2", "MULTI_GPU", 2, 1),
+        ("single_gpu", "NO", 1, 1),
+        ("multi_gpu", "MULTI_GPU", 8, 1),
+        ("multi_node", "MULTI_GPU", 16, 2),
+        ("zero2", "DEEPSPEED", 8, 1),
+        ("zero3", "DEEPSPEED", 8, 1),
+        ("zero3_offload", "DEEPSPEED", 8, 1),
+    ],
+)
+def test_a_launch_config_is_one_that_accelerate_reads(name, kind, processes, machines):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert (ROOT / "accelerate_configs" / f"{name}.yaml").is_file()
+    config = load_config_from_file(str(ROOT / "accelerate_configs" / f"{name}.yaml"))
+    found = (config.distributed_type, config.num_processes, config.num_machines)
+    assert found == (kind, processes, machines)
+    if kind == "DEEPSPEED":
+        assert config.deepspeed_config["zero_stage"] == int(name[4])
+        device = "cpu" if name.endswith("offload") else "none"
+        assert config.deepspeed_config["offload_param_device"] == device
+        assert config.deepspeed_config["offload_optimizer_device"] == device
 
 
 # What loads no model of its own, and knows no `trust_remote_code`
