@@ -8,6 +8,7 @@ A run that was cut off goes on from its last checkpoint with `--resume_from_chec
 """
 
 import sys
+from dataclasses import dataclass, field
 
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -15,11 +16,29 @@ from hf_rec import MSLConfig, MSLTrainer
 from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import seen_items
+from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
 from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.trainers.training_run import print_result, train_and_save
 
 
-def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelConfig) -> None:
+@dataclass
+class CollaborativeArguments:
+    """A frozen sequence model, and rankings among few candidates as papers with one have them."""
+
+    sequence_model: str | None = field(
+        default=None, metadata={"help": "Folder of a trained sequence model, for `--collaborative`."}
+    )
+    num_candidates: list[int] = field(
+        default_factory=list, metadata={"help": "Also rank among so many drawn items beside the target."}
+    )
+
+
+def main(
+    data_args: DataArguments,
+    training_args: MSLConfig,
+    model_args: ModelConfig,
+    collaborative_args: CollaborativeArguments,
+) -> None:
     # 1. Items and users
     catalog, splits, card = load_prepared(data_args.data_dir)
     train = select_rows(splits[data_args.train_split], data_args.max_train_samples)
@@ -39,24 +58,28 @@ def main(data_args: DataArguments, training_args: MSLConfig, model_args: ModelCo
         catalog=catalog,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
+        sequence_model=collaborative_args.sequence_model,
     )
     cost = train_and_save(trainer, training_rows=len(train), distinct_labels=trainer.distinct_labels)
 
     # 3. Rank the test rows, once
     if training_args.do_predict:
+        test = select_rows(splits[data_args.test_split], data_args.max_test_samples)
         out = f"{training_args.output_dir}/{data_args.test_split}"
+        described = {
+            "split_rule": card["split"]["rule"],
+            "name": training_args.run_name or training_args.loss_type,
+            "warm_items": seen_items(train),
+            "cost": cost,
+        }
         with trainer.whole_weights():
+            recommender = trainer.recommender()
             result = evaluate_recommender(
-                trainer.recommender(),
-                select_rows(splits[data_args.test_split], data_args.max_test_samples),
-                out,
-                split=data_args.test_split,
-                seen=training_args.seen,
-                split_rule=card["split"]["rule"],
-                name=training_args.run_name or training_args.loss_type,
-                warm_items=seen_items(train),
-                cost=cost,
+                recommender, test, out, split=data_args.test_split, seen=training_args.seen, **described
             )
+            for number in collaborative_args.num_candidates:
+                candidates = draw_candidates(test, catalog, number, split=data_args.test_split)
+                evaluate_candidates(recommender, test, candidates, f"{out}_1+{number}", **described)
         print_result(result, training_args.output_dir, out)
 
 

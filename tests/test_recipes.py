@@ -383,6 +383,20 @@ def test_a_recipe_that_is_started_again_replaces_nothing_unasked(workplace, caps
 
 
 @pytest.mark.slow
+def test_the_config_of_llara_trains_saves_and_ranks_among_all_and_among_few(workplace):
+    from hf_rec import load_recommender
+
+    data, teacher, out = workplace / "data", workplace / "llara_sasrec", workplace / "llara"
+    run_here("sequential", "--data_dir", data, "--output_dir", teacher, *TWO_STEPS, "--do_predict", "false")
+    words = ("--data_dir", data, "--model_name_or_path", workplace / "base", "--sequence_model", teacher)
+    words = (*words, *TWO_STEPS, "--output_dir", out, "--max_test_samples", 8, "--max_length", 128)
+    run_here("msl", *words, config="ml-100k_llara_tiny.yaml")
+    assert read(out / "test" / "metrics.json")["rows"] == read(out / "test_1+19" / "metrics.json")["rows"] == 8
+    recommender = load_recommender(out, device="cpu")
+    assert len(recommender.recommend([recommender.catalog.ids[:2]], k=3).item_ids[0]) == 3
+
+
+@pytest.mark.slow
 def test_the_softmax_dpo_recipe_starts_from_a_recommender_and_ranks_among_few(workplace):
     out = workplace / "sdpo"
     words = ("--data_dir", workplace / "data", "--model_name_or_path", workplace / "start", "--output_dir", out)

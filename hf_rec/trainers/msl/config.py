@@ -50,6 +50,12 @@ class MSLConfig(LanguageConfig):
         cold_item_rate (`float`, *optional*, defaults to `0.0`):
             Share of items whose collaborative tokens tell nothing in a step, whatever row they stand in, so that the
             model learns to go by the title alone too; from 0 to below 1.
+        curriculum (`bool`, *optional*, defaults to `False`):
+            Show collaborative tokens in a growing share of the steps (LLaRA,
+            https://huggingface.co/papers/2312.02445): in step s of S with probability s / S, else they all tell
+            nothing. What a step does depends on `seed` and its number alone.
+        freeze_language_model (`bool`, *optional*, defaults to `False`):
+            Train the projector of collaborative tokens alone; the language model, or its adapter, stays as it is.
         scoring, tau, prompt_form, max_length, max_history, item_path, history_path, item_attributes, instruction,
         template, path_token_init, seen, eval_num_beams, train_sampling_strategy, dataset_num_proc, model_init_kwargs:
             As in [`LanguageConfig`].
@@ -79,6 +85,12 @@ class MSLConfig(LanguageConfig):
         default=False, metadata={"help": "End the history with a collaborative token of the user."}
     )
     cold_item_rate: float = field(default=0.0, metadata={"help": "Share of items that are hidden in a step."})
+    curriculum: bool = field(
+        default=False, metadata={"help": "Show collaborative tokens in a growing share of the steps."}
+    )
+    freeze_language_model: bool = field(
+        default=False, metadata={"help": "Train the projector of collaborative tokens alone."}
+    )
 
     _VALID_DICT_FIELDS = LanguageConfig._VALID_DICT_FIELDS + ["tasks"]
 
@@ -100,6 +112,11 @@ class MSLConfig(LanguageConfig):
             raise ValueError(
                 "`user_token` needs `collaborative`: the user is known by the collaborative tokens of the items. Set "
                 "it to 'item', 'state', 'both' or 'joint'."
+            )
+        if self.curriculum and (self.max_steps in (0, 1) or (self.max_steps < 0 and self.num_train_epochs <= 0)):
+            raise ValueError(
+                f"`curriculum` needs at least 2 steps, got `max_steps` {self.max_steps} and `num_train_epochs` "
+                f"{self.num_train_epochs}: collaborative tokens would never be shown. Leave it out for so short a run."
             )
         if not 0 <= self.cold_item_rate < 1:
             raise ValueError(f"`cold_item_rate` must be at least 0 and less than 1, got {self.cold_item_rate}.")

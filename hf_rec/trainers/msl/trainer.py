@@ -38,7 +38,7 @@ from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encod
 from hf_rec.trainers.causal_lm import add_adapter
 from hf_rec.trainers.item_rows import warm_leaves
 from hf_rec.trainers.language_trainer import RANKED, LanguageTrainer
-from hf_rec.trainers.msl.collaborative import Hiding, sequence_knowledge
+from hf_rec.trainers.msl.collaborative import Hiding, freeze_language_model, sequence_knowledge
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.rows import PromptRows
 from hf_rec.trainers.msl.task_losses import TaskLosses
@@ -162,6 +162,8 @@ class MSLTrainer(LanguageTrainer):
             model = add_adapter(model, start.adapter_config(peft_config, args.loading_options.get("revision")), args)
         self.take_items(start, args)
         self._hiding = Hiding.of(model, args)
+        if args.freeze_language_model:
+            freeze_language_model(model)
         self._user_metrics = compute_metrics
         pad_token_id, csr = padding_token(start.tokenizer), self.trie.csr()
         self._root_tokens = root_children(self.csr)
@@ -255,7 +257,10 @@ class MSLTrainer(LanguageTrainer):
         targets = TrieTargets.from_batch(inputs)
         model_inputs = self._model_inputs(model, inputs)
         if self._hiding is not None and model.training:
-            model_inputs[INPUT_IDS] = self._hiding.hide(model_inputs[INPUT_IDS], self.state.global_step)
+            step, num_steps = self.state.global_step, self.state.max_steps
+            model_inputs[INPUT_IDS] = self._hiding.hide(model_inputs[INPUT_IDS], step, num_steps)
+            if self._hiding.curriculum:
+                self._logged["collaborative"].append(float(self._hiding.shows_any(step, num_steps)))
         diagnosed = self._diagnosed_targets(model, targets)
         if self.args.loss_type == "lml":
             whole = vocabulary_logits(model, self.head, model_inputs, targets.positions)

@@ -14,6 +14,7 @@ from hf_rec.hub import load_recommender
 from hf_rec.item_token_ids import FIRST, UNKNOWN_ROW, USER
 from hf_rec.losses.trie_softmax import masked_softmax_loss
 from hf_rec.models.language.item_tokens import ItemTokens
+from hf_rec.trainers.msl.collaborative import Hiding
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.trainer import MSLTrainer
 
@@ -196,7 +197,13 @@ def test_a_damaged_sequence_model_is_named(make_trainer, tmp_path):
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_an_interrupted_run_resumes_to_the_same_weights(make_trainer, adapter):
-    settings = {"save_strategy": "steps", "save_steps": 2, "eval_num_beams": 0, "cold_item_rate": 0.3}
+    settings = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_num_beams": 0,
+        "cold_item_rate": 0.3,
+        "curriculum": True,
+    }
     if adapter:
         settings["peft_config"] = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     whole = make_trainer("llama", folder="whole", **settings)
@@ -215,13 +222,44 @@ def test_items_are_hidden_by_step_and_item_alone(make_trainer):
     trainer = make_trainer(cold_item_rate=0.5)
     start = ItemTokens.of(trainer.model).vocab_size
     ids = torch.tensor([[3, start + FIRST + 4, 5, start + 4, start + 6, start + 7, start + USER]])
-    found = {trainer._hiding.hide(ids, step)[0, 1:].tolist().__str__() for step in range(20)}
-    assert len(found) > 4
+    assert len({tuple(trainer._hiding.hide(ids, step, 20)[0].tolist()) for step in range(20)}) > 4
     for step in range(20):
-        hidden = trainer._hiding.hide(ids, step)[0]
+        hidden = trainer._hiding.hide(ids, step, 20)[0]
         assert hidden[0] == 3 and hidden[2] == 5 and hidden[6] == start + USER
         assert (hidden[1] == start + FIRST + UNKNOWN_ROW) == (hidden[3] == start + UNKNOWN_ROW)
-        assert torch.equal(hidden, trainer._hiding.hide(ids.repeat(3, 1), step)[2])
+        assert torch.equal(hidden, trainer._hiding.hide(ids.repeat(3, 1), step, 20)[2])
+
+
+def test_a_curriculum_shows_tokens_in_a_growing_share_of_steps():
+    steps = 2_000
+    shown = [Hiding(400, 0.0, True, seed=3).shows_any(step, steps) for step in range(steps)]
+    assert not shown[0]
+    for part in range(4):  # four deviations of a share of 500 draws are at most .09
+        assert sum(shown[part * 500 : (part + 1) * 500]) / 500 == pytest.approx((part + 0.5) / 4, abs=0.09)
+    assert shown[:200] != [Hiding(400, 0.0, True, seed=4).shows_any(step, steps) for step in range(200)]
+
+
+def test_a_step_of_text_alone_tells_nothing_of_any_item(make_trainer):
+    trainer = make_trainer(curriculum=True, logging_steps=1, max_steps=6)
+    trainer.train()
+    shown = [trainer._hiding.shows_any(step, 6) for step in range(6)]
+    logged = [entry["collaborative"] for entry in trainer.state.log_history if "collaborative" in entry]
+    assert logged == [float(one) for one in shown] and 0 < sum(shown) < 6
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    start = ItemTokens.of(trainer.model).vocab_size
+    hidden = trainer._hiding.hide(batch["input_ids"], 0, 6)
+    read = ItemTokens.of(trainer.model).knowledge.read(hidden, start)
+    assert len(read.places) == 7 and not len(read.known_items) and not len(read.known_users)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_projector_is_trained_alone_under_a_frozen_language_model(make_trainer, adapter):
+    config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM") if adapter else None
+    trainer = make_trainer("llama", freeze_language_model=True, peft_config=config)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved and all("item_tokens." in name for name in moved)
 
 
 def test_items_outside_of_training_are_unknown_and_counted(make_trainer, caplog):
@@ -249,9 +287,17 @@ class TestWhatIsRefused:
         with pytest.raises(ValueError, match="`user_token` needs `collaborative`"):
             MSLConfig(str(tmp_path), user_token=True, use_cpu=True)
 
-    def test_hiding_what_is_not_there(self, make_trainer, tiny_lm, bpe_tokenizer, tiny_catalog, tmp_path):
-        with pytest.raises(ValueError, match="there are no collaborative tokens to hide"):
-            args = MSLConfig(str(tmp_path), cold_item_rate=0.2, use_cpu=True)
+    @pytest.mark.parametrize("steps", [{"max_steps": 1}, {"num_train_epochs": 0}])
+    def test_a_curriculum_without_steps(self, tmp_path, steps):
+        with pytest.raises(ValueError, match="`curriculum` needs at least 2 steps"):
+            MSLConfig(str(tmp_path), collaborative="item", curriculum=True, use_cpu=True, **steps)
+
+    @pytest.mark.parametrize(
+        ("setting", "value"), [("cold_item_rate", 0.5), ("curriculum", True), ("freeze_language_model", True)]
+    )
+    def test_hiding_what_is_not_there(self, tiny_lm, bpe_tokenizer, tiny_catalog, tmp_path, setting, value):
+        with pytest.raises(ValueError, match=f"`{setting}` is .*, but there are no collaborative tokens"):
+            args = MSLConfig(str(tmp_path), use_cpu=True, **{setting: value})
             MSLTrainer(tiny_lm(), args, train_dataset=ROWS, processing_class=bpe_tokenizer, catalog=tiny_catalog)
 
     def test_new_tokens_for_a_model_that_has_some(self, make_trainer, sequence_model, tmp_path):
