@@ -262,7 +262,7 @@ class RecommenderServer:
         """The model of a request, and what it holds at this moment."""
         model = next(iter(self.models.values())) if name is None else self.models.get(name)
         if model is None:
-            raise HTTPException(404, f"`model` must be one of {', '.join(self.models)}, got {name[:99]!r}.")
+            raise HTTPException(404, f"`model` must be one of {', '.join(self.models)}, got {str(name)[:99]!r}.")
         return model, model.loaded
 
     def _check_size(self, name: str, size: int, most: int, of: str = "") -> None:
