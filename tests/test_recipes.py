@@ -21,6 +21,7 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
 TWO_STEPS = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
 # The config that each recipe is tried with
 TRIED_WITH = {
+    "a_llmrec": "ml-100k_tiny.yaml",
     "item_numbers": "beauty.yaml",
     "item_text_lm": "ml-100k.yaml",
     "lastfm_csv": "lastfm.yaml",
@@ -394,6 +395,32 @@ def test_the_config_of_llara_trains_saves_and_ranks_among_all_and_among_few(work
     assert read(out / "test" / "metrics.json")["rows"] == read(out / "test_1+19" / "metrics.json")["rows"] == 8
     recommender = load_recommender(out, device="cpu")
     assert len(recommender.recommend([recommender.catalog.ids[:2]], k=3).item_ids[0]) == 3
+
+
+@pytest.mark.slow
+def test_the_a_llmrec_recipe_runs_both_stages_and_goes_on_in_either(workplace):
+    from hf_rec import load_recommender
+
+    data, teacher, out = workplace / "data", workplace / "a_llmrec_sasrec", workplace / "a_llmrec"
+    run_here("sequential", "--data_dir", data, "--output_dir", teacher, *TWO_STEPS, "--do_predict", "false")
+    words = ("--data_dir", data, "--model_name_or_path", workplace / "start", *TWO_STEPS, "--max_test_samples", 8)
+    first = ("--sequence_model", teacher, "--alignment_epochs", 1, "--output_dir", out)
+    run_here("a_llmrec", *words, *first)
+    assert read(out / "test" / "metrics.json")["rows"] == read(out / "test_1+19" / "metrics.json")["rows"] == 8
+    assert read(out / "aligned" / "cost.json")["training_rows"] == 40
+    recommender = load_recommender(out, device="cpu")
+    assert len(recommender.recommend([recommender.catalog.ids[:2]], k=3).item_ids[0]) == 3
+    aligned = load_recommender(out / "aligned", device="cpu")  # stage 1 is a recommender of its own
+    assert len(aligned.recommend([aligned.catalog.ids[:2]], k=3).item_ids[0]) == 3
+    time = (out / "aligned" / "model.safetensors").stat().st_mtime_ns
+    for path in (out / "cost.json", out / "test" / "metrics.json"):  # as if it had been cut off in stage 2
+        path.unlink()
+    run_here("a_llmrec", *words, *first, "--resume_from_checkpoint", "last")
+    assert (out / "aligned" / "model.safetensors").stat().st_mtime_ns == time and (out / "cost.json").is_file()
+    with pytest.raises(ValueError, match="Give one of `sequence_model`"):
+        run_here("a_llmrec", *words, *first, "--aligned_model", out / "aligned")
+    with pytest.raises(ValueError, match="`collaborative` must be 'joint'"):
+        run_here("a_llmrec", *words, *first, "--collaborative", "item")
 
 
 @pytest.mark.slow

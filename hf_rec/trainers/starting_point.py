@@ -231,7 +231,11 @@ def _resolve_items(
                 f"{folder.folder} was trained with, so the paths of its items are others. Prepare the data from the "
                 "same source, or train a model on this catalog first."
             )
-        catalog, prompt = folder.catalog, prompt or folder.prompt
+        catalog = folder.catalog
+        if prompt is None and item_tokens is not None and folder.prompt.item_token_start is None:
+            tokens = (item_tokens.vocab_size, item_tokens.knowledge.user_token)
+            prompt = folder.prompt.with_item_tokens(tokenizer, catalog, *tokens)
+        prompt = prompt or folder.prompt
         trie = trie or (folder.trie if prompt.sha256 == folder.prompt.sha256 else None)
     if catalog is None:
         return None, None, trie

@@ -209,6 +209,15 @@ class Prompt:
         """Whether a catalog has the ids, titles and attributes that the items' paths were made from."""
         return self._source_sha256 == source_sha256(catalog, self.forms.columns)
 
+    def with_item_tokens(
+        self, tokenizer: "PreTrainedTokenizerBase", catalog: Catalog, item_token_start: int, user_token: bool
+    ) -> "Prompt":
+        """The same prompt with collaborative tokens. Tokenizer and catalog must be those that it was made with."""
+        settings = self._state()["settings"] | {"item_token_start": item_token_start, "user_token": user_token}
+        frame = (self._head.tolist(), self._tail.tolist())
+        saved = _Saved(frame, (self._answers, self._items), self._report)
+        return Prompt(tokenizer, catalog, **settings, _saved=saved)
+
     def encode_items(self) -> list[list[int]]:
         """Token paths of all items in row order: what [`ItemTrie.build`] takes."""
         flat, bounds = self._answers.tokens.tolist(), self._answers.offsets.tolist()

@@ -55,8 +55,12 @@ def sequence_knowledge(
         catalog.check_made_for(
             model.config.num_items, getattr(model.config, "catalog_sha256", None), "`sequence_model`"
         )
-    known = None
-    if isinstance(train_dataset, Dataset) and {HISTORY, TARGET} <= set(train_dataset.column_names):
+    known = None  # a model with joint vectors knows an item without events by its text
+    if (
+        args.collaborative != "joint"
+        and isinstance(train_dataset, Dataset)
+        and {HISTORY, TARGET} <= set(train_dataset.column_names)
+    ):
         known = torch.zeros(model.config.num_items, dtype=torch.bool)
         known[[row for row in seen_items(train_dataset) if row < len(known)]] = True
         if unknown := int((~known).sum()):

@@ -304,3 +304,45 @@ class TestWhatIsRefused:
         make_trainer().save_model()
         with pytest.raises(ValueError, match="but `model` has them already"):
             make_trainer(model=str(tmp_path / "run"), folder="b", collaborative="item", sequence_model=sequence_model)
+
+
+@pytest.fixture
+def aligned(sequence_model):
+    """Joint vectors of items and texts; the items 8 and up have no events."""
+    from hf_rec.models.a_llmrec.model import ALLMRecModel
+
+    texts = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
+    return ALLMRecModel.from_parts(sequence_model, texts, seen_items=range(8), joint_size=6)
+
+
+class TestJointVectors:
+    def test_items_without_events_are_known_by_their_text(self, make_trainer, aligned, tmp_path):
+        trainer = make_trainer(collaborative="joint", sequence_model=aligned, freeze_language_model=True)
+        knowledge = ItemTokens.of(trainer.model).knowledge
+        assert knowledge.known.all() and knowledge.item_size == 6
+        torch.testing.assert_close(knowledge.table, aligned.joint_vectors())
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        trainer.train()
+        changed = {
+            name.split(".")[0]
+            for name, value in trainer.model.state_dict().items()
+            if not torch.equal(value, before[name])
+        }
+        assert changed == {"item_tokens"}
+        trainer.save_model()
+        found = load_recommender(tmp_path / "run", device="cpu").recommend(HISTORIES, k=4)
+        assert found.item_ids == trainer.recommender().recommend(HISTORIES, k=4).item_ids
+
+    def test_a_model_that_writes_titles_learns_to_read_them(self, make_trainer, aligned, tmp_path):
+        titles = make_trainer(folder="titles", collaborative=None, user_token=False, sequence_model=None)
+        titles.train()
+        titles.save_model()
+        settings = {"collaborative": "joint", "user_token": True, "sequence_model": aligned, "max_steps": 0}
+        trainer = make_trainer(model=str(tmp_path / "titles"), **settings)
+        prompt = trainer.prompt
+        assert prompt.item_token_start is not None and prompt.user_token
+        assert prompt.encode_items() == titles.prompt.encode_items()
+        kept = [token for token in prompt.encode_history([3, 9]) if token < prompt.item_token_start]
+        assert kept == titles.prompt.encode_history([3, 9])
+        for name, value in titles.model.state_dict().items():
+            torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=0, atol=0)

@@ -1,1 +1,0 @@
-"""A recommender behind HTTP: needs `pip install hf_rec[serve]`."""
