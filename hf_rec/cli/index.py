@@ -90,6 +90,8 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
+    from hf_rec.item_codes.clusters import check_library
+
     for name in ("levels", "codes"):
         if getattr(args, name) < 1:
             raise ValueError(f"`--{name}` must be at least 1, got {getattr(args, name)}.")
@@ -98,6 +100,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     for name in ("vectors", "sequence_model"):
         if getattr(args, name) is not None:
             refuse_flags(args, ["text"], f"with `--{name.replace('_', '-')}`, which reads no text")
+    check_library(args.kmeans)
 
 
 def _vectors(args: argparse.Namespace, catalog: "Catalog") -> tuple["np.ndarray", dict[str, Any]]:

@@ -11,6 +11,7 @@ from hf_rec.cli.model_flags import add_model_flags, check_model_flags, load_mode
 if TYPE_CHECKING:
     from hf_rec.data.catalog import Catalog
     from hf_rec.recommenders.contract import RawId
+    from hf_rec.recommenders.language_model import LanguageModelRecommender
 
 
 _OF_LISTS = ("out", "split", "limit", "every_label", "batch_size")
@@ -71,7 +72,11 @@ def _recommend(args: argparse.Namespace) -> None:
         for item_id, score in zip(found.item_ids[0], found.scores[0], strict=False)
     ]
     if isinstance(recommender, LanguageModelRecommender):  # whose score is a log-probability
-        rows = [row | {"probability": math.exp(row["score"])} for row in rows]
+        sizes = _items_on_path(recommender, found.item_ids[0])
+        rows = [
+            row | {"probability": math.exp(row["score"]), "items_on_path": size}
+            for row, size in zip(rows, sizes, strict=True)
+        ]
     certified, nan_scores = bool(found.certified[0]), int(found.nan_scores[0])
     if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` one process answers
         return
@@ -117,6 +122,14 @@ def _write_lists(args: argparse.Namespace) -> None:
         print(f"{args.out}: {index['lists']:,} lists of {args.k} items after rows of the split {args.split!r}")
 
 
+def _items_on_path(recommender: "LanguageModelRecommender", item_ids: list["RawId"]) -> list[int]:
+    """How many items of the catalog have the path of each of these, itself included."""
+    trie, catalog = recommender.trie, recommender.catalog
+    leaves = trie.row_leaf(len(catalog)).cpu()[catalog.rows(item_ids)]
+    sizes: list[int] = trie.leaf_ptr.cpu().diff()[leaves].tolist()
+    return sizes
+
+
 def find_item(catalog: "Catalog", text: str, flag: str) -> list["RawId"]:
     """
     Raw ids of what a person named by id or by title; several where items share the title.
@@ -153,6 +166,12 @@ def _print_recommendations(history: list[str], rows: list[dict], certified: bool
         table.add_row(str(place), Text(str(row["item_id"])), *(Text(row[key] or "") for key in titles), *numbers)
     console = Console()
     console.print(table)
+    shared = [str(place) for place, row in enumerate(rows, start=1) if row.get("items_on_path", 1) > 1]
+    if shared:
+        console.print(
+            f"Of items that share their path with others (# {', '.join(shared)}), score and probability are those of "
+            "the path: its items together have them once."
+        )
     if len(rows) < k:
         console.print(f"{len(rows)} of the {k} items asked for: no other item is allowed or was found.")
     if nan_scores:

@@ -9,7 +9,7 @@ Shapes: N items of the catalog.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,8 @@ class RankedNegatives:
 
 class ListedNegatives:
     """
-    Items of the row's own list in random order, and no others: a row whose list runs out has fewer negatives.
+    Items of the row's own list in random order: a row whose list runs out has fewer negatives. One whose list holds
+    nothing beside target and history, so none at all, gets items of the catalog in random order.
 
     Args:
         lists (`Sequence[Sequence[int]]`): Catalog rows for each row of the data set.
@@ -152,7 +153,7 @@ def add_negatives(
         dataset (`datasets.Dataset` or `IterableDataset`): Rows with `history` and `target`.
         source ([`UniformNegatives`], [`PopularityNegatives`], [`RankedNegatives`] or [`ListedNegatives`]): Where the
             items come from.
-        num_negatives (`int`): Items for a row, all different. Of [`ListedNegatives`] there may be fewer, but one.
+        num_negatives (`int`): Items for a row, all different. Of [`ListedNegatives`] there may be fewer, at least one.
         same_answer (`np.ndarray` of shape `(N,)`): A number for each item, equal where two items cannot be told apart
             by what a model writes: [`answer_groups`], or the leaves of a trie. An item in one group with the target,
             with an item of the history or with an earlier negative counts as that one.
@@ -185,7 +186,7 @@ def draw(
         taken (`Sequence[int]`): Items that must not be found: target and history.
 
     Returns:
-        `list[int]`: `count` items; fewer, but one, where the stream ends before.
+        `list[int]`: `count` items; fewer, at least one, where the stream ends before.
     """
     used: set[int] = set(groups[list(taken)].tolist())
     if source.support is not None and len(source.support) < 64 * (count + len(used)):  # else there are plenty
@@ -195,18 +196,25 @@ def draw(
                 f"Row {row}: {count} negatives are asked for, but only {num_free} different items are left beside "
                 "target and history. Lower `num_negatives`."
             )
+    found = _first_free(source.stream(row, rng), count, groups, used)
+    if not found and isinstance(source, ListedNegatives):
+        found = _first_free(rng.permutation(len(groups)).tolist(), count, groups, used)
+    if not found:
+        raise ValueError(
+            f"Row {row}: no item is left beside target and history, so there is no negative to draw. Drop the row."
+        )
+    return found
+
+
+def _first_free(stream: Iterable[int], count: int, groups: np.ndarray, used: set[int]) -> list[int]:
+    """The first `count` items whose group is not used, each of another group."""
     found: list[int] = []
-    for item in source.stream(row, rng):
+    for item in stream:
         if groups[item] not in used:
             used.add(int(groups[item]))
             found.append(item)
             if len(found) == count:
                 break
-    if not found:
-        raise ValueError(
-            f"Row {row}: its list holds nothing beside target and history, so that there is no negative to draw. Ask "
-            "for longer lists, or drop the row."
-        )
     return found
 
 

@@ -4,7 +4,7 @@ k-means: centroids by scikit-learn or faiss, nearest centroids by plain arithmet
 Shapes: N vectors · d their width · K centroids.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,11 @@ ITERATIONS = 50
 SAMPLES_A_CENTROID = 256  # vectors that the first centroids are drawn from
 ROWS_AT_ONCE = 1 << 14  # of the matrix of distances
 THREADS = 2  # sums over more threads come in no fixed order, so that one seed would give several results
+
+
+def check_library(library: Library) -> None:
+    """Raises a `ValueError` where the library is not installed, whether or not there is anything to do for it."""
+    _fit_of(library)
 
 
 def fit_centroids(vectors: np.ndarray, num_centroids: int, library: Library, seed: int) -> np.ndarray:
@@ -43,8 +48,7 @@ def fit_centroids(vectors: np.ndarray, num_centroids: int, library: Library, see
         distinct = np.unique(vectors, axis=0)
         if len(distinct) <= num_centroids:
             return distinct
-    fit = _fit_sklearn if library == "sklearn" else _fit_faiss
-    return fit(vectors, sample, num_centroids, seed)
+    return _fit_of(library)(vectors, sample, num_centroids, seed)
 
 
 def nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -83,12 +87,25 @@ def means(vectors: np.ndarray, codes: np.ndarray, centroids: np.ndarray) -> np.n
     return moved
 
 
-def _fit_sklearn(vectors: np.ndarray, sample: np.ndarray, num_centroids: int, seed: int) -> np.ndarray:
+def _fit_of(library: Library) -> Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]:
     try:
-        from sklearn.cluster import KMeans, kmeans_plusplus
-        from threadpoolctl import threadpool_info, threadpool_limits
+        if library == "sklearn":
+            import sklearn.cluster  # noqa: F401
+            import threadpoolctl  # noqa: F401
+
+            return _fit_sklearn
+        import faiss  # noqa: F401
     except ImportError as error:
-        raise ValueError("k-means needs scikit-learn: `pip install hf_rec[index]`.") from error
+        if library == "sklearn":
+            raise ValueError("k-means needs scikit-learn: `pip install hf_rec[index]`.") from error
+        raise ValueError("`kmeans` 'faiss' needs faiss: `pip install hf_rec[faiss]`.") from error
+    return _fit_faiss
+
+
+def _fit_sklearn(vectors: np.ndarray, sample: np.ndarray, num_centroids: int, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans, kmeans_plusplus
+    from threadpoolctl import threadpool_info, threadpool_limits
+
     threads = min([THREADS, *(pool["num_threads"] for pool in threadpool_info())])
     with threadpool_limits(threads):
         first, _ = kmeans_plusplus(sample, num_centroids, random_state=seed)
@@ -97,10 +114,8 @@ def _fit_sklearn(vectors: np.ndarray, sample: np.ndarray, num_centroids: int, se
 
 
 def _fit_faiss(vectors: np.ndarray, sample: np.ndarray, num_centroids: int, seed: int) -> np.ndarray:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ValueError("`kmeans` 'faiss' needs faiss: `pip install hf_rec[faiss]`.") from error
+    import faiss
+
     settings: dict[str, Any] = {"niter": ITERATIONS, "seed": seed, "min_points_per_centroid": 1}
     model = faiss.Kmeans(vectors.shape[1], num_centroids, max_points_per_centroid=len(vectors), **settings)
     model.train(np.ascontiguousarray(vectors))

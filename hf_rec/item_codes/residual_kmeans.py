@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_rec.item_codes.bounded_clusters import fit_bounded
-from hf_rec.item_codes.clusters import Library, fit_centroids, nearest
+from hf_rec.item_codes.clusters import Library, check_library, fit_centroids, nearest
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def residual_kmeans(
     for name, value in (("levels", levels), ("num_codes", num_codes)):
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    check_library(library)
     residual = np.array(vectors, dtype=np.float32, order="C")
     codes = np.empty((len(residual), levels), dtype=np.int64)
     tables, errors = [], [_mean_square(residual)]

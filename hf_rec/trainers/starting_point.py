@@ -240,6 +240,7 @@ def _resolve_items(
     if catalog is None:
         return None, None, trie
     if prompt is not None:
+        _refuse_other_paths(prompt, args)
         _warn_of_unused_settings(prompt, args)
     prompt = prompt or Prompt(
         tokenizer,
@@ -265,6 +266,20 @@ def _resolve_items(
             "score and are listed in row order."
         )
     return catalog, prompt, ItemTrie.from_flat(*prompt.item_paths) if trie is None else trie
+
+
+def _refuse_other_paths(prompt: Prompt, args: LanguageConfig) -> None:
+    """Refuse item paths that are not those of a prompt which is given or comes with the model."""
+    fields = type(args).__dataclass_fields__
+    paths = {"item_path": prompt.item_path, "history_path": prompt.history_path or prompt.item_path}
+    for name, known in paths.items():
+        wanted = getattr(args, name)
+        if wanted not in (fields[name].default, known):
+            raise ValueError(
+                f"`{name}` is {wanted!r}, but the prompt that is given or comes with the model has {known!r}, and so "
+                f"have its trie and its tokens. Leave `{name}` out, or start from a language model that was not yet "
+                "trained to recommend."
+            )
 
 
 def _warn_of_unused_settings(prompt: Prompt, args: LanguageConfig) -> None:

@@ -141,6 +141,21 @@ def test_bad_input_is_refused_in_one_line_and_nothing_written(data, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("library", "module", "message"),
+    [("faiss", "faiss", "pip install hf_rec[faiss]"), ("sklearn", "sklearn.cluster", "pip install hf_rec[index]")],
+)
+def test_a_library_that_is_not_installed_is_told_before_any_vector_is_made(
+    data, tmp_path, capsys, monkeypatch, library, module, message
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("hf_rec.item_codes.item_vectors.item_texts", lambda *_: pytest.fail("texts were read"))
+    words = ("--kmeans", library, "--levels", 1, "--codes", 10_000)  # more than items: nothing would be fitted
+    assert run("index", "--data", data, "--out", tmp_path / "out", *words) == cli.BAD_INPUT
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_matplotlib_the_picture_is_left_out_with_a_line(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert run("index", "--data", data, "--out", tmp_path / "out", "--levels", 1, "--codes", 2) == 0

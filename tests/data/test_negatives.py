@@ -150,8 +150,17 @@ def test_of_a_list_alone_a_row_draws_what_is_in_it_and_fewer_where_it_runs_out()
     found = drawn(dataset, ListedNegatives([[1, 7, 20, 21, 22, 23], [30, 31, 2], [7, 40]]), count=3)
     assert len(found[0]) == 3 and set(found[0]) < {20, 21, 22, 23}
     assert [sorted(negatives) for negatives in found[1:]] == [[30, 31], [40]]
-    with pytest.raises(ValueError, match="Row 0: its list holds nothing beside target and history"):
-        drawn(rows([7]), ListedNegatives([[1, 2, 7]]))
+
+
+def test_a_list_without_a_negative_gives_way_to_the_catalog():
+    found = drawn(rows([7] * 40), ListedNegatives([[1, 2, 7]] * 40), count=25)
+    assert all(len(set(negatives)) == 25 and not {1, 2, 7} & set(negatives) for negatives in found)
+    assert {item for negatives in found for item in negatives} == set(range(N)) - {
+        1,
+        2,
+        7,
+    }  # one is missed with 47 * (22 / 47)^40 < 1e-10
+    assert drawn(rows([7] * 40), ListedNegatives([[1, 2, 7]] * 40), count=25) == found
 
 
 def test_a_seed_of_two_numbers_is_another_one_than_either():

@@ -1,15 +1,19 @@
 """What goes to the Hub: the files of a recommender, and nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from hf_rec import SASRecConfig, SASRecModel
-from hf_rec.hub import load_recommender, push_recommender, read_index, save_recommender
+from hf_rec import Catalog, MSLConfig, MSLTrainer, SASRecConfig, SASRecModel
+from hf_rec.hub import load, load_recommender, push_recommender, read_index, save_recommender
+from hf_rec.models import weight_files
 from hf_rec.models.llm_srec.model import LLMSRecModel
 
 
@@ -61,6 +65,44 @@ def test_only_files_of_the_recommender_are_uploaded_and_they_load(folder, fake_h
     histories = [[100, 105], []]
     found, expected = (load_recommender(path, device="cpu").recommend(histories, k=5) for path in (copy, folder))
     assert found.item_ids == expected.item_ids
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_model_that_writes_codes_goes_to_the_hub_and_comes_back(
+    tiny_lm, bpe_tokenizer, fake_hub, tmp_path, monkeypatch, adapter
+):
+    catalog = Catalog.from_records(
+        {"item_id": row, "title": f"film {row}", "code": [row % 3, row // 3]} for row in range(12)
+    )
+    tiny_lm("llama").save_pretrained(tmp_path / "base")
+    bpe_tokenizer.save_pretrained(tmp_path / "base")
+    quiet = {"save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    trainer = MSLTrainer(
+        str(tmp_path / "base"),
+        MSLConfig(str(tmp_path / "codes"), item_path="codes:code", max_steps=1, learning_rate=1e-2, **quiet),
+        train_dataset=Dataset.from_dict({"history": [[1, 2], [3]], "target": [4, 5]}),
+        catalog=catalog,
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM") if adapter else None,
+    )
+    trainer.train()
+    trainer.save_model()
+    push_recommender(tmp_path / "codes", "codes")
+    copy = write(fake_hub.files, tmp_path / "cache")
+    if adapter:  # a base that is no model of the Hub goes by hand
+        shutil.copytree(tmp_path / "base", copy / "base")
+
+    def downloaded(name, *file, **_):
+        assert name == "me/codes"
+        return str(copy.joinpath(*file))
+
+    monkeypatch.setattr(load, "hf_hub_download", downloaded)
+    monkeypatch.setattr(weight_files, "snapshot_download", downloaded)
+    found = load_recommender("me/codes", device="cpu")
+    assert found.prompt.item_path == "codes:code" and found.catalog.attributes == catalog.attributes
+    expected = trainer.recommender().recommend([[0, 5], []], k=12)
+    again = found.recommend([[0, 5], []], k=12)
+    assert again.item_ids == expected.item_ids and again.certified.all()
+    np.testing.assert_allclose(again.scores, expected.scores, rtol=1e-5, atol=1e-5)
 
 
 def test_no_path_of_this_machine_is_uploaded_with_an_adapter(parts, tiny_lm, fake_hub, tmp_path):

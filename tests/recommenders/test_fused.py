@@ -23,8 +23,8 @@ def language(tiny_catalog, bpe_tokenizer, tiny_lm):
     prompt = Prompt(bpe_tokenizer, tiny_catalog)
     csr = ItemTrie.build(prompt.encode_items()).csr()
 
-    def build(seed=0, **settings):
-        model = tiny_lm(seed=seed, kind="llama")
+    def build(seed=0, kind="llama", **settings):
+        model = tiny_lm(seed=seed, kind=kind)
         return LanguageModelRecommender(model, bpe_tokenizer, tiny_catalog, prompt, csr, **settings)
 
     return build
@@ -78,6 +78,16 @@ class TestSearchedFusion:
             assert found.certified.all() or settings["k"] == 3 or scoring == "full_vocab"
         scores = np.stack(fused.score(HISTORIES, fused.catalog.ids))
         np.testing.assert_allclose(scores, expected, atol=2e-5)
+
+    def test_a_model_with_an_encoder_is_fused_like_any_other(self, language, sequence):
+        model, weights = language(kind="t5"), (0.7, 0.3)
+        expected = late_fusion(model, 0.7, [(0.3, softmax(sequence.score_all(HISTORIES)))])
+        fused = FusedRecommender([model, sequence], weights)
+        found = fused.recommend(HISTORIES, k=12)
+        for user, items in enumerate(found.item_ids):
+            np.testing.assert_allclose(found.scores[user], np.sort(expected[user])[::-1], atol=2e-5)
+            np.testing.assert_allclose(expected[user, np.array(items) - 100], found.scores[user], atol=2e-5)
+        assert found.certified.all()
         np.testing.assert_allclose(fused.score_all(HISTORIES), expected, atol=2e-5)
 
     def test_items_of_one_leaf_are_ordered_by_the_prior(self, language, tiny_catalog):

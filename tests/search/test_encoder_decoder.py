@@ -9,9 +9,11 @@ from hf_rec.search import cache_probe
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
 from hf_rec.search.logits_process import TrieLogitsProcessor
 from hf_rec.search.prefix_cache import RowPrefixes, TreePrefixes
+from hf_rec.search.priors import TriePrior
 
 from .conftest import left_pad
 from .test_logits_process import generate, leaf_of
+from .test_priors import best_of_leaf, make_prior
 
 
 SCORINGS = ["valid", "full_vocab"]
@@ -65,6 +67,23 @@ def test_enough_beams_are_brute_force(problem, tiny_lm, scoring, attention):
         assert found.steps == 3  # none is spent on what the trie forces
     scores = score_leaves(model, *right_pad(problem.prompts), problem.csr, torch.tensor([[3, 0]] * 3), 1.3, scoring)
     torch.testing.assert_close(scores, exact[:, [3, 0]])
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_with_a_prior_enough_beams_are_late_fusion_and_few_are_bounded(problem, tiny_lm, scoring):
+    model, prior = tiny_lm("t5", vocab_size=20), make_prior(3, 13, weight=0.6)
+    exact = 0.6 * problem.exact_scores(model, scoring=scoring) + best_of_leaf(prior, problem.csr)
+    of_trie = TriePrior.below_nodes(prior, problem.csr)
+    found = search(model, problem, scoring=scoring, prior=of_trie)
+    torch.testing.assert_close(found.scores, exact.sort(dim=1, descending=True).values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.scores, exact.gather(1, found.leaves), atol=1e-5, rtol=1e-5)
+    few = search(model, problem, num_beams=2, scoring=scoring, prior=of_trie)
+    for user in range(3):
+        listed = few.leaves[user][few.leaves[user] >= 0]
+        torch.testing.assert_close(exact[user][listed], few.scores[user][: len(listed)])
+        missing = exact[user].index_fill(0, listed, -torch.inf).max()
+        assert missing <= few.pruned_bound[user] + 1e-5
+    assert (few.pruned_bound > -torch.inf).any()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mt5", TreePrefixes), ("umt5", RowPrefixes), ("bart", RowPrefixes)])

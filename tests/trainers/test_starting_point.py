@@ -113,6 +113,18 @@ def test_a_temperature_that_is_given_wins_over_the_folders(start_on, recommender
     assert start_on("msl", recommender_folder, settings={"adaptive_tau": True, "tau_min": 2.5}).tau == 2.5
 
 
+@pytest.mark.parametrize("name", ["item_path", "history_path"])
+def test_item_paths_other_than_the_folders_are_refused(
+    start_on, recommender_folder, bpe_tokenizer, tiny_catalog, name
+):
+    with pytest.raises(ValueError, match=f"`{name}` is 'id', but the prompt that .* comes with the model has 'title'"):
+        start_on("msl", recommender_folder, settings={name: "id"})
+    prompt = Prompt(bpe_tokenizer, tiny_catalog)
+    with pytest.raises(ValueError, match=f"Leave `{name}` out, or start from a language model"):
+        start_on("softmax_dpo", recommender_folder, settings={name: "digits"}, prompt=prompt)
+    start_on("msl", recommender_folder, settings={"history_path": "title"})  # as it is
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_catalog_that_is_not_the_folders_is_refused(start_on, recommender_folder, method):
     other = Catalog.from_records([{"item_id": row, "title": f"Film {row}"} for row in range(12)])

@@ -135,12 +135,19 @@ def with_negatives(
         num_proc=args.dataset_num_proc,
     )
     if isinstance(source, ListedNegatives):
-        _warn_of_few(drawn, args.num_negatives)
+        _warn_of_short_lists(drawn, source, args.num_negatives)
     return drawn
 
 
-def _warn_of_few(dataset: Dataset, num_negatives: int) -> None:
-    few = (pc.list_value_length(column_values(dataset, REJECTED)).to_numpy() < num_negatives).sum()
+def _warn_of_short_lists(dataset: Dataset, source: ListedNegatives, num_negatives: int) -> None:
+    rejected = column_values(dataset, REJECTED).to_pylist()
+    drawn = sum(items[0] not in own for items, own in zip(rejected, source.lists, strict=True))
+    if drawn:
+        logger.warning(
+            f"{drawn} of {len(dataset)} rows have lists with nothing beside target and history. They get negatives "
+            "drawn from the catalog."
+        )
+    few = sum(len(items) < num_negatives for items in rejected)
     if few:
         logger.warning(
             f"{few} of {len(dataset)} rows have fewer than {num_negatives} negatives: their lists hold no more beside "

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from hf_rec import Catalog, MSLConfig, MSLTrainer
 from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
-from hf_rec.models.language.from_scratch import new_causal_lm, new_tokenizer
+from hf_rec.models.language.from_scratch import new_causal_lm, new_seq2seq_lm, new_tokenizer
 from hf_rec.processes import end_processes
 
 
@@ -31,14 +31,14 @@ def rows(count, seed):
     )
 
 
-def trainer_of(folder, batch_size, train_rows, eval_rows, **settings):
+def trainer_of(folder, batch_size, train_rows, eval_rows, has_encoder=False, **settings):
     catalog = Catalog.from_records([{"item_id": row, "title": title} for row, title in enumerate(FILMS)])
     args = MSLConfig(
         folder,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2,
         learning_rate=5e-3,
-        supervise="all",
+        supervise="last" if has_encoder else "all",
         max_length=200,
         logging_steps=1,
         max_grad_norm=0.0,
@@ -47,7 +47,11 @@ def trainer_of(folder, batch_size, train_rows, eval_rows, **settings):
         **{"num_train_epochs": 2, "adaptive_tau": True, "save_strategy": "no"} | settings,
     )
     torch.manual_seed(0)
-    model = new_causal_lm(TOKENIZER, hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, max_length=200)
+    size = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0}
+    if has_encoder:
+        model = new_seq2seq_lm(TOKENIZER, head_size=8, feed_forward_size=32, **size)
+    else:
+        model = new_causal_lm(TOKENIZER, max_length=200, **size)
     return MSLTrainer(model, args, train_rows, eval_rows, processing_class=TOKENIZER, catalog=catalog)
 
 
@@ -87,6 +91,7 @@ def main(folder: str, batch_size: int) -> None:
         loss_type="lml",
         adaptive_tau=False,
     )
+    run(f"{folder}/t5", batch_size, train_rows, eval_rows, has_encoder=True, **grouped)
     run(f"{folder}/dropped", batch_size, train_rows, eval_rows, dataloader_drop_last=True)
     stream = [part.to_iterable_dataset(num_shards=3) for part in (train_rows, eval_rows)]
     run(f"{folder}/stream", batch_size, *stream, max_steps=6)

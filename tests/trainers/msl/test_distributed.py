@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 
 SCRIPT = Path(__file__).with_name("run.py")
-SETTINGS = ("grouped", "packed", "dropped", "stream", "tokens")
+SETTINGS = ("grouped", "packed", "t5", "dropped", "stream", "tokens")
 
 
 def result(folder):

@@ -9,6 +9,7 @@ from hf_rec.data.prompts.next_item import Prompt
 from hf_rec.recommenders.language_model import LanguageModelRecommender
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 from hf_rec.trainers.softmax_dpo.own_lists import LIST_FOLDER
+from hf_rec.trainers.softmax_dpo.rows import with_negatives
 from hf_rec.trainers.softmax_dpo.trainer import SoftmaxDPOTrainer
 from hf_rec.trainers.stored_lists import INDEX_FILE, TABLE_FILE, StoredLists
 from hf_rec.trie.item_trie import ItemTrie
@@ -97,7 +98,7 @@ def test_draws_depend_on_the_seed_the_round_and_the_row_alone(make_trainer):
     assert rejected_items(make_trainer(list_length=10, folder="fewer", train=rows(8))) == first[:8]
 
 
-def test_a_list_that_runs_out_gives_fewer_and_says_so_and_an_empty_one_is_refused(make_trainer, caplog):
+def test_a_list_that_runs_out_gives_fewer_and_says_so(make_trainer, caplog):
     seen = [[item for item in range(12) if item not in (3, 4, 7, 9)]] * 4  # 3 and 4 share a title
     few = Dataset.from_dict({HISTORY: seen, TARGET: [7] * 4})
     trainer = make_trainer(train=few, num_negatives=3, eval_dataset=None)
@@ -105,8 +106,25 @@ def test_a_list_that_runs_out_gives_fewer_and_says_so_and_an_empty_one_is_refuse
     assert "4 of 4 rows have fewer than 3 negatives" in caplog.text
     trainer.train()
     all_but_one = Dataset.from_dict({HISTORY: [[item for item in range(12) if item != 7]], TARGET: [7]})
-    with pytest.raises(ValueError, match="Row 0: its list holds nothing beside target and history"):
+    with pytest.raises(ValueError, match="Row 0: no item is left beside target and history"):
         make_trainer(train=all_but_one, folder="none")
+
+
+def test_a_list_of_the_target_and_its_twin_alone_is_filled_from_the_catalog_and_counted(make_trainer, caplog):
+    first = make_trainer(list_length=4)
+    lists = [list(listed) for listed in first._own_lists.lists]
+    lists[5] = [rows()[TARGET][5]]
+    groups = first.csr.row_leaf(12).numpy()
+    kept = with_negatives(rows(), first.args, groups, None, is_train=True, own_lists=first._own_lists.lists)
+    caplog.clear()
+    drawn = with_negatives(rows(), first.args, groups, None, is_train=True, own_lists=lists)
+    taken = {groups[item] for item in (rows()[TARGET][5], *rows()[HISTORY][5])}
+    assert len(drawn[REJECTED][5]) == first.args.num_negatives
+    assert not taken & {groups[item] for item in drawn[REJECTED][5]}
+    assert drawn[REJECTED][:5] == kept[REJECTED][:5] and drawn[REJECTED][6:] == kept[REJECTED][6:]
+    assert "1 of 12 rows have lists with nothing beside target and history" in caplog.text
+    again = with_negatives(rows(), first.args, groups, None, is_train=True, own_lists=lists)
+    assert again[REJECTED][5] == drawn[REJECTED][5]
 
 
 def test_the_first_log_says_how_long_lists_are_and_how_many_hold_their_target(make_trainer):
