@@ -36,8 +36,9 @@ ALLOWED = {
     "diagnostics": {"evaluation", *BELOW_EVALUATION},
     "trainers": {"item_codes", "losses", *BELOW_TRAINERS},
     "report": {"evaluation", "metrics"},
+    "serving": {"hub", *BELOW_HUB},
     "demo": BELOW_COMMANDS,
-    "cli": {"demo", *BELOW_COMMANDS},
+    "cli": {"demo", "serving", *BELOW_COMMANDS},
     "__init__": {"data", "hub", "models", "recommenders", "search", "trainers", "trie"},
 }
 # A method of a recommender that reads or writes a folder: what a folder is, the layer above knows

@@ -99,8 +99,8 @@ class LanguageModelRecommender(Recommender):
                 "the prompt and the trie from this catalog: ItemTrie.build(prompt.encode_items()).csr()."
             )
         check_item_tokens(ItemTokens.of(model), prompt.item_token_start, prompt.user_token)
-        self._has_encoder = is_encoder_decoder(model)
-        if self._has_encoder:
+        self.has_encoder = is_encoder_decoder(model)
+        if self.has_encoder:
             decoder_start_token(base_model(model).config)  # is there
         self.model = model
         self.tokenizer = tokenizer
@@ -120,7 +120,7 @@ class LanguageModelRecommender(Recommender):
             prompt_length (`int`): As of [`TrieLogitsProcessor`]; 1 for an encoder-decoder model, whose decoder reads
                 one token before the item, however long the prompt in the encoder is.
         """
-        if self._has_encoder and prompt_length != 1:
+        if self.has_encoder and prompt_length != 1:
             raise ValueError(
                 f"`prompt_length` must be 1 for an encoder-decoder model, got {prompt_length}: its decoder reads one "
                 "token before the item, and the prompt stands in the encoder."
@@ -273,7 +273,7 @@ class LanguageModelRecommender(Recommender):
         """
         prompts = [self.prompt.encode_history(history) for history in histories]
         self._check_room(max(map(len, prompts)))
-        padded = right_padded if self._has_encoder else left_padded
+        padded = right_padded if self.has_encoder else left_padded
         input_ids, attention_mask = padded(prompts, self.tokenizer.pad_token_id or 0)  # masked, so any token does
         device = self.model.device
         self.trie = self.trie.to(device)
@@ -282,7 +282,7 @@ class LanguageModelRecommender(Recommender):
     def _check_room(self, width: int) -> None:
         """Refuse prompts that the model has no positions for."""
         most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        needed = max(width, 1 + self.trie.max_depth) if self._has_encoder else width + self.trie.max_depth
+        needed = max(width, 1 + self.trie.max_depth) if self.has_encoder else width + self.trie.max_depth
         if most is not None and needed > most:
             raise ValueError(
                 f"A prompt of {width} tokens and an item of up to {self.trie.max_depth} do not fit into the {most} "
