@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -29,6 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHORT = """
     --max_steps 2 --per_device_train_batch_size 4 --max_train_samples 16 --max_eval_samples 4 --max_test_samples 4
     --eval_strategy no --save_strategy no --load_best_model_at_end false --disable_tqdm true --do_predict true
+    --overwrite true
 """.split()
 
 
@@ -45,15 +47,16 @@ def make_inputs(folder: Path) -> None:
     tokenizer.save_pretrained(folder / "base")
 
 
-def import_everything() -> None:
-    """What the recipe imports, at its top and inside functions, so that forked processes need not."""
+def import_everything(recipes: Iterable[str] = ("msl",)) -> None:
+    """What recipes import, at their top and inside functions, so that forked processes need not."""
     import torch
 
     import hf_rec.evaluation.full
     import hf_rec.trainers.msl.trainer  # noqa: F401
 
     torch.set_num_threads(1)
-    runpy.run_path(str(ROOT / "recipes" / "msl.py"), run_name="imported")
+    for recipe in recipes:
+        runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="imported")
 
 
 def start(rank: int, port: int, words: list[str], output: Path) -> int:
