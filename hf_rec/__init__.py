@@ -29,6 +29,10 @@ _MODULES = {
     "GRU4RecConfig": "hf_rec.models.sequence.gru4rec",
     "GRU4RecModel": "hf_rec.models.sequence.gru4rec",
     "ItemTrie": "hf_rec.trie.item_trie",
+    "LLMCFConfig": "hf_rec.trainers.sequential.llm_cf_config",
+    "LLMCFModel": "hf_rec.models.sequence.llm_cf",
+    "LLMCFModelConfig": "hf_rec.models.sequence.llm_cf",
+    "LLMCFTrainer": "hf_rec.trainers.sequential.llm_cf",
     "LLMSRecConfig": "hf_rec.trainers.llm_srec.config",
     "LLMSRecModel": "hf_rec.models.llm_srec.model",
     "LLMSRecModelConfig": "hf_rec.models.llm_srec.config",
@@ -74,6 +78,8 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.models.sequence.fmlprec import FMLPRecModel as FMLPRecModel
     from hf_rec.models.sequence.gru4rec import GRU4RecConfig as GRU4RecConfig
     from hf_rec.models.sequence.gru4rec import GRU4RecModel as GRU4RecModel
+    from hf_rec.models.sequence.llm_cf import LLMCFModel as LLMCFModel
+    from hf_rec.models.sequence.llm_cf import LLMCFModelConfig as LLMCFModelConfig
     from hf_rec.models.sequence.lrurec import LRURecConfig as LRURecConfig
     from hf_rec.models.sequence.lrurec import LRURecModel as LRURecModel
     from hf_rec.models.sequence.mf import MFConfig as MFConfig
@@ -93,6 +99,8 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from hf_rec.trainers.rerank.config import RerankConfig as RerankConfig
     from hf_rec.trainers.rerank.trainer import RerankTrainer as RerankTrainer
     from hf_rec.trainers.sequential.config import SequentialConfig as SequentialConfig
+    from hf_rec.trainers.sequential.llm_cf import LLMCFTrainer as LLMCFTrainer
+    from hf_rec.trainers.sequential.llm_cf_config import LLMCFConfig as LLMCFConfig
     from hf_rec.trainers.sequential.trainer import SequentialTrainer as SequentialTrainer
     from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig as SoftmaxDPOConfig
     from hf_rec.trainers.softmax_dpo.trainer import SoftmaxDPOTrainer as SoftmaxDPOTrainer

@@ -39,6 +39,8 @@ LABEL_PLACES = "label_places"  # of a batch of item ids: where its labels stand 
 SLOT_ITEMS = "slot_items"  # of a prompt with slots for item vectors: the item of each slot
 TEACHER_VECTOR = "teacher_vector"  # of a row: the user as a sequence model sees it
 TEACHER_LIST = "teacher_list"  # of a label: the number of the ranked list that teaches it
+EXAMPLES = "examples"  # of a label, or of a row to rank: numbers of the stored rows that are its examples
+STORED_ROW = "stored_row"  # of a label that is the target of its row: the number of that row
 SEEN = "seen"  # of a batch to rank: whole histories, also what the model is not shown
 
 ITEM_IDS = "item_ids"  # of a ranked row: raw ids of its list; its `target` is a raw id there too; of a ready-made

@@ -25,6 +25,7 @@ TRIED_WITH = {
     "item_numbers": "beauty.yaml",
     "item_text_lm": "ml-100k.yaml",
     "lastfm_csv": "lastfm.yaml",
+    "llm_cf": "beauty.yaml",
     "llm_srec": "ml-100k_tiny.yaml",
     "msl": "books_tiny.yaml",
     "new_lm": "books.yaml",
@@ -353,6 +354,18 @@ def test_the_configs_of_tiger_and_p5_make_train_and_rank_a_t5(tmp_path, name):
     recommender = load_recommender(out, device="cpu")
     assert type(recommender.model).__name__ == {"tiger": "T5ForConditionalGeneration", "p5": "WholeWordT5Model"}[name]
     assert len(recommender.recommend([recommender.catalog.ids[:2]], k=3).item_ids[0]) == 3
+
+
+@pytest.mark.slow
+def test_the_llm_cf_recipe_takes_texts_and_ranks(workplace):
+    out, rows = workplace / "llm_cf", read(workplace / "data" / "data.json")["splits"]["train"]["rows"]
+    (workplace / "texts.jsonl").write_text("\n".join(json.dumps(f"likes {row % 7}") for row in range(rows)))
+    words = ("--data_dir", workplace / "data", "--output_dir", out, *TWO_STEPS, "--max_test_samples", 8)
+    run_here("llm_cf", *words, "--texts", workplace / "texts.jsonl", "--hidden_size", 16)
+    assert read(out / "test" / "metrics.json")["rows"] == 8
+    (workplace / "texts.jsonl").write_text('"one"\n')
+    with pytest.raises(ValueError, match="holds 1 lines, not one JSON string for each of"):
+        run_here("llm_cf", *words, "--texts", workplace / "texts.jsonl")
 
 
 @pytest.mark.slow

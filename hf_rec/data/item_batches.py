@@ -138,8 +138,8 @@ class TrainingBatches:
         num_labels (`int`): Labels of the split.
         num_dropped_events (`int`): Events older than the newest that fit, summed over the samples.
         num_dropped_rows (`int`): Rows without a label: a single event and nothing to predict it from.
-        of_labels (`dict[str, np.ndarray]`): Further numbers of each event as a label, `[events]`; batches have them
-            beside `labels`, -1 where there is no label.
+        of_labels (`dict[str, np.ndarray]`): Further numbers of each event as a label, `[events, ...]`; batches have
+            them beside `labels`, -1 where there is no label.
     """
 
     def __init__(
@@ -207,7 +207,9 @@ class TrainingBatches:
         place += shift
         labelled = place >= label_starts[:, None]
         place = place.clip(min=0)
-        more = {name: np.where(labelled, values[place], -1) for name, values in self.of_labels.items()}
+        more = {name: values[place] for name, values in self.of_labels.items()}
+        for values in more.values():
+            values[~labelled] = -1
         return {INPUT_IDS: input_ids, LABELS: np.where(labelled, self.events[place], IGNORE_INDEX)} | more
 
 
@@ -218,11 +220,15 @@ class EvaluationBatches:
     Args:
         rows ([`ItemRows`]): The split.
         max_length (`int`): Events that the model reads; the newest of each history are given.
+
+    Attributes:
+        of_rows (`dict[str, np.ndarray]`): Further numbers of each row, `[rows, ...]`; batches have them too.
     """
 
     def __init__(self, rows: ItemRows, max_length: int):
         self.rows = rows
         self.max_length = max_length
+        self.of_rows: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -236,7 +242,23 @@ class EvaluationBatches:
         starts, ends = self.rows.starts[indices], self.rows.ends[indices]
         place = _left_padded(starts, ends - 1)
         seen = np.where(place >= starts[:, None], self.rows.events[place.clip(min=0)], PADDING_ITEM)
-        return {INPUT_IDS: seen[:, -self.max_length :], TARGET: self.rows.events[ends - 1], SEEN: seen}
+        more = {name: values[indices] for name, values in self.of_rows.items()}
+        return {INPUT_IDS: seen[:, -self.max_length :], TARGET: self.rows.events[ends - 1], SEEN: seen} | more
+
+
+def events_before(rows: ItemRows, events: np.ndarray, max_length: int) -> np.ndarray:
+    """
+    What stands before some events in their rows: the newest `max_length`, `[len(events), S]`, left padded with -1.
+
+    Args:
+        rows ([`ItemRows`]): The split.
+        events (`np.ndarray`): Places in `rows.events`.
+        max_length (`int`): Events that are given.
+    """
+    row = np.searchsorted(rows.ends, events, side="right")
+    starts = np.maximum(rows.starts[row], events - max_length)
+    place = _left_padded(starts, events)
+    return np.where(place >= starts[:, None], rows.events[place.clip(min=0)], PADDING_ITEM)
 
 
 def _left_padded(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ class SequenceRecommender(ExactRecommender):
         return vectors
 
     def _score_all_rows(self, histories: list[list[int]], timestamps: Times | None) -> np.ndarray:
-        return self._scores(histories).cpu().numpy()
+        return self._scores(histories, timestamps).cpu().numpy()
 
     def _recommend_rows(
         self,
@@ -65,7 +65,7 @@ class SequenceRecommender(ExactRecommender):
         timestamps: Times | None,
         num_beams: int | None,
     ) -> RankedRows:
-        return ranked(self._scores(histories), k, allowed)
+        return ranked(self._scores(histories, timestamps), k, allowed)
 
     def _score_rows(
         self, histories: list[list[int]], candidates: list[list[int]], timestamps: Times | None
@@ -74,18 +74,22 @@ class SequenceRecommender(ExactRecommender):
         for user, rows in enumerate(candidates):
             items[user, : len(rows)] = torch.tensor(rows, dtype=torch.long)
         with torch.no_grad():
-            vectors = self._encode(histories)
+            vectors = self._encode(histories, timestamps)
             scores = self.model.score_items(vectors, items.to(vectors.device)).float().cpu().numpy()
         return [scores[user, : len(rows)] for user, rows in enumerate(candidates)]
 
     @torch.no_grad()
-    def _scores(self, histories: list[list[int]]) -> Tensor:
-        return self.model.score_items(self._encode(histories)).float()
+    def _scores(self, histories: list[list[int]], timestamps: Times | None) -> Tensor:
+        return self.model.score_items(self._encode(histories, timestamps)).float()
 
     @torch.no_grad()
-    def _encode(self, histories: list[list[int]]) -> Tensor:
+    def _encode(self, histories: list[list[int]], timestamps: Times | None = None) -> Tensor:
         newest = [history[-self.model.config.max_length :] for history in histories]
         width = max([1, *map(len, newest)])
         input_ids = torch.tensor([[PADDING_ITEM] * (width - len(history)) + history for history in newest])
+        more = {}
+        if self.model.reads_times and timestamps is not None:  # what came after the newest event is not known yet
+            ends = [max(times, default=torch.iinfo(torch.int64).max - 1) + 1 for times in timestamps]
+            more["before"] = torch.tensor(ends, device=self.model.device)
         with evaluation_mode(self.model):
-            return self.model.user_vectors(input_ids.to(self.model.device))
+            return self.model.user_vectors(input_ids.to(self.model.device), **more)

@@ -99,6 +99,8 @@ class SequencePreTrainedModel(PreTrainedModel):
     num_special_items = 0
     # Whether the item vectors are what it reads, to which text can be added
     reads_item_vectors = True
+    # Whether `user_vectors` takes the time `before` which all that it may know lies
+    reads_times = False
 
     def __init__(self, config: SequenceModelConfig):
         super().__init__(config)

@@ -196,7 +196,7 @@ class SequentialTrainer(AdamTrainer):
     ) -> Any:
         """Sum of the losses of the labels, divided by the labels of the whole accumulated, distributed batch."""
         input_ids, labels, places = inputs[INPUT_IDS], inputs[LABELS], inputs[LABEL_PLACES]
-        outputs = model(input_ids=input_ids)
+        outputs = model(input_ids=input_ids, **self._more_inputs(inputs, places))
         if self.layout == "prefixes":  # the only label of a prefix is that of its row
             vectors, rows = outputs.user_vector[places], places
         else:
@@ -219,8 +219,21 @@ class SequentialTrainer(AdamTrainer):
             lists = inputs[TEACHER_LIST].flatten()[places]
             lesson = self.teacher(core, vectors, targets, lists, keys, self.state.global_step)
             total = total + self._noted("teacher_loss", lesson, len(places), self.args.teacher_weight)
+        total = total + self._more_loss(core, outputs, inputs, places)
         loss = self.scale_loss(total, len(places), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _more_inputs(self, inputs: dict[str, Tensor], places: Tensor) -> dict[str, Tensor]:
+        """What a model reads beside histories; `places` are the labelled positions."""
+        return {}
+
+    def _more_loss(self, core: Any, outputs: Any, inputs: dict[str, Tensor], places: Tensor) -> Tensor | float:
+        """A sum over labels that a model has beside its ranking loss."""
+        return 0.0
+
+    def _user_vectors(self, core: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """The users of a batch to rank."""
+        return core.user_vectors(inputs[INPUT_IDS])
 
     def _noted(self, name: str, total: Tensor, num_labels: int, weight: float) -> Tensor:
         """A part of the loss, weighted; its mean over labels is logged without the weight."""
@@ -247,7 +260,7 @@ class SequentialTrainer(AdamTrainer):
         seen = inputs[SEEN] if self.args.seen == "mask" else None
         with torch.no_grad():
             with self.accelerator.autocast():
-                vectors = core.user_vectors(inputs[INPUT_IDS])
+                vectors = self._user_vectors(core, inputs)
             better, tied, nll = exact_ranks(
                 core.score_items, core.config.num_items, vectors.float(), inputs[TARGET], seen
             )
