@@ -29,6 +29,7 @@ TRIED_WITH = {
     "llm_srec": "ml-100k_tiny.yaml",
     "msl": "books_tiny.yaml",
     "new_lm": "books.yaml",
+    "rerank": "ml-100k_tallrec_tiny.yaml",
     "sequential": "beauty_sasrec.yaml",
     "softmax_dpo": "books_tiny.yaml",
 }
@@ -459,6 +460,39 @@ def test_the_softmax_dpo_recipe_plays_rounds_and_does_nothing_when_they_are_fini
     assert times == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     with pytest.raises(ValueError, match="Rounds of self-play need `negatives='own_lists'`, got 'random'"):
         run_here("softmax_dpo", *words, "--negatives", "random")
+
+
+@pytest.mark.slow
+def test_the_rerank_recipe_judges_likes_and_orders_a_retrievers_lists(workplace):
+    from hf_rec import Catalog, load_recommender
+    from hf_rec.data.prepare import load_prepared, prepare
+    from hf_rec.hub import save_control
+    from hf_rec.recommenders.control_list import make_control
+
+    titles = Catalog.load(workplace / "data").original_titles
+    lines = [f"u{row % 5},i{row % 9},{row},{1 + row * 7 % 5},{titles[row % 9]!r}" for row in range(80)]
+    (workplace / "rated.csv").write_text("\n".join(["user_id,item_id,timestamp,stars,title", *lines]) + "\n")
+    table = {"path": str(workplace / "rated.csv"), "rating_column": "stars", "title_column": "title"}
+    prepare("table", workplace / "rated", **table, like=4, window=6)
+    base, small = workplace / "long", ("--hidden_size", 16, "--num_layers", 1, "--num_heads", 2)
+    run_here("new_lm", "--data_dir", workplace / "data", "--output_dir", base, *small, config="ml-100k_1024.yaml")
+    words = ("--model_name_or_path", base, *TWO_STEPS, "--max_length", 600, "--max_item_tokens", 12)
+    out = workplace / "tallrec"
+    run_here("rerank", "--data_dir", workplace / "rated", "--output_dir", out, *words, "--num_shots", 16)
+    result = read(out / "test" / "preferences.json")
+    assert 0 <= result["metrics"]["rated/split=test/auc"]["mean"] <= 1
+    assert result["cost"]["training_rows"] == 16
+
+    catalog, splits, _ = load_prepared(workplace / "data")
+    save_control(workplace / "popular", make_control("popularity", catalog, splits["train"]))
+    out = workplace / "llamarec"
+    words = (*words, "--retriever", workplace / "popular", "--num_candidates", 5, "--max_test_samples", 8)
+    words = (*words, "--max_train_samples", 8, "--data_dir", workplace / "data", "--output_dir", out)
+    run_here("rerank", *words, config="ml-100k_llamarec_tiny.yaml")
+    for name in ("test", "test_retriever"):
+        assert read(out / name / "metrics.json")["rows"] == 8
+    assert read(out / "test" / "position_bias.json")["permutations"] == 4
+    assert load_recommender(out / "reranked", device="cpu").n == 5
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """
-The command line: `hf-rec demo | prepare | index | recommend | evaluate | serve | fuse | ground | diagnose | shuffle |
-report`. Training is `accelerate launch recipes/...`.
+The command line: `hf-rec demo | prepare | index | recommend | evaluate | serve | fuse | ground | rerank | diagnose |
+shuffle | report`. Training is `accelerate launch recipes/...`.
 
 Each command imports what it needs when it runs, so that `hf-rec --help` answers at once.
 """
@@ -20,6 +20,7 @@ from hf_rec.cli.index import add_index
 from hf_rec.cli.prepare import add_prepare
 from hf_rec.cli.recommend import add_recommend
 from hf_rec.cli.report import add_report
+from hf_rec.cli.rerank import add_rerank
 from hf_rec.cli.serve import add_serve
 from hf_rec.cli.shuffle import add_shuffle
 from hf_rec.processes import end_processes
@@ -34,6 +35,7 @@ COMMANDS = (
     add_serve,
     add_fuse,
     add_ground,
+    add_rerank,
     add_diagnose,
     add_shuffle,
     add_report,

@@ -18,7 +18,9 @@ def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, new or empty")
     cut = parser.add_argument_group("cleaning and split")
     cut.add_argument(
-        "--split", choices=("leave-one-out", "global-time", "ready-made"), help="default: as the source is"
+        "--split",
+        choices=("leave-one-out", "global-time", "rated-time", "ready-made"),
+        help="default: as the source is",
     )
     cut.add_argument(
         "--window", type=int, help="most events in a row, target included; default: no limit, 11 for global-time"
@@ -29,6 +31,12 @@ def add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     cut.add_argument("--min-events", type=int, help="shortest window of a global-time split; default: --window")
     cut.add_argument("--min-count", type=int, help="k of the k-core over users and items; default: 0, all are kept")
     cut.add_argument("--min-rating", type=float, help="drop interactions with a smaller rating")
+    cut.add_argument(
+        "--like",
+        type=float,
+        metavar="RATING",
+        help="rows with ratings, split by time: what was liked (at least this rating) and what was not before",
+    )
     cut.add_argument("--since", metavar="TIME", help="drop earlier interactions; ISO form, such as 2019-01-01")
     cut.add_argument("--until", metavar="TIME", help="drop later interactions; a date alone is its first second")
     cut.add_argument(

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_rec.columns import EVENT_TIMESTAMPS, TIMESTAMP, UNKNOWN_TIME, USER_ID, column_values
+from hf_rec.columns import EVENT_TIMESTAMPS, LIKED, TIMESTAMP, UNKNOWN_TIME, USER_ID, column_values
+from hf_rec.data.ratings import liked_share
 from hf_rec.data.splits import distinct_labels, user_events
 
 
@@ -35,7 +36,7 @@ def split_report(dataset: Dataset) -> dict[str, Any]:
         "distinct_labels": distinct_labels(dataset),
         "first_time": times["min"] if known else None,
         "last_time": times["max"] if known else None,
-    }
+    } | ({"liked_share": liked_share(dataset)} if LIKED in dataset.column_names else {})
 
 
 def terminal_lines(card: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from hf_rec.columns import ITEM_ID, TIMESTAMP, USER_ID
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.data_card import time_report
 from hf_rec.data.interactions import clean_interactions
+from hf_rec.data.ratings import rated_time
 from hf_rec.data.sources.report import SourceReport
 from hf_rec.data.sources.tables import column_names, interactions_of
 from hf_rec.data.splits import global_time, leave_one_out
@@ -109,21 +110,26 @@ def clean_and_split(
     cleaning: dict[str, Any],
     windows: dict[str, Any],
     num_proc: int | None = None,
+    like: float | None = None,
 ) -> tuple[Catalog, DatasetDict, dict[str, Any]]:
     """
     Clean a raw log and cut it.
 
     Args:
         interactions (`datasets.Dataset`), catalog ([`Catalog`]): What a source reads.
-        rule (`str`): `"leave-one-out"` or `"global-time"`.
+        rule (`str`): `"leave-one-out"`, `"global-time"` or `"rated-time"`.
         cleaning (`dict`): Arguments of [`~hf_rec.data.interactions.clean_interactions`].
         windows (`dict`): Arguments of the split.
         num_proc (`int`, *optional*): Processes that cut windows.
+        like (`float`, *optional*): For `"rated-time"`: the smallest rating of what a user likes.
 
     Returns:
         `tuple[Catalog, datasets.DatasetDict, dict]`: Items, splits, and counts for the data card.
     """
-    log = clean_interactions(interactions, catalog, **cleaning)
+    log = clean_interactions(interactions, catalog, **cleaning, with_ratings=like is not None)
+    if like is not None and log.ratings is not None:
+        splits = rated_time(log.interactions, log.ratings, like=like, **windows)
+        return log.catalog, splits, log.report | time_report(log.interactions)
     cut = leave_one_out if rule == "leave-one-out" else global_time
     splits = cut(log.interactions, **windows, num_proc=num_proc)
     return log.catalog, splits, log.report | time_report(log.interactions)

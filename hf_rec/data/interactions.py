@@ -32,11 +32,13 @@ class CleanLog:
         catalog ([`Catalog`]): The items that occur in it, or all, in the order of the catalog given. Rows of the
             interactions are rows of this catalog, not of the one given.
         report (`dict[str, int]`): Counts of what came in, was dropped by each policy, and is left.
+        ratings (`np.ndarray` or `None`): The rating of each interaction, where they were asked for.
     """
 
     interactions: Dataset
     catalog: Catalog
     report: dict[str, int]
+    ratings: np.ndarray | None = None
 
 
 def clean_interactions(
@@ -51,6 +53,7 @@ def clean_interactions(
     require_titles: bool = False,
     keep_all_items: bool = False,
     timestamp_unit: str = "s",
+    with_ratings: bool = False,
 ) -> CleanLog:
     """
     Check a raw log, drop what the stated policies drop, order it, and turn item ids into catalog rows.
@@ -73,6 +76,7 @@ def clean_interactions(
         keep_all_items (`bool`, *optional*, defaults to `False`): Keep items without interactions in the catalog (with
             `require_titles`, those with a title), so that a model of texts can recommend them too.
         timestamp_unit (`str`, *optional*, defaults to `"s"`): Of times that are numbers: `"s"`, `"ms"` or `"auto"`.
+        with_ratings (`bool`, *optional*, defaults to `False`): Hand on the column `rating`, which the log must have.
 
     Returns:
         [`CleanLog`]
@@ -92,8 +96,9 @@ def clean_interactions(
     keep = np.flatnonzero(_is_between(times, since, until))
     report["dropped_outside_times"] = len(times) - len(keep)
     before = len(keep)
-    if min_rating is not None:
-        keep = keep[_ratings(dataset)[keep] >= min_rating]
+    ratings = _ratings(dataset) if with_ratings or min_rating is not None else None
+    if ratings is not None and min_rating is not None:
+        keep = keep[ratings[keep] >= min_rating]
     report["dropped_low_ratings"] = before - len(keep)
     before = len(keep)
     kept_items = np.ones(len(catalog), dtype=bool)
@@ -126,7 +131,8 @@ def clean_interactions(
         "of_these_kept_in_the_catalog": int((kept_items & ~used).sum()),
     }
     interactions = Dataset(pa.table(columns).cast(interaction_features().arrow_schema))
-    return CleanLog(interactions, catalog.subset(np.flatnonzero(kept_items).tolist()), report)
+    kept_ratings = ratings[keep] if ratings is not None and with_ratings else None
+    return CleanLog(interactions, catalog.subset(np.flatnonzero(kept_items).tolist()), report, kept_ratings)
 
 
 def raw_columns(dataset: Dataset) -> pa.Table:
@@ -183,8 +189,8 @@ def _ratings(dataset: Dataset) -> np.ndarray:
     """The ratings of all rows. A log without them, and a rating that is missing or no number, are errors."""
     if RATING not in dataset.column_names:
         raise ValueError(
-            f"`min_rating` needs a column {RATING!r}; the interactions have {dataset.column_names}. Leave it out, or, "
-            "for a table, name the column in `rating_column`."
+            f"`min_rating` needs a column {RATING!r}; the interactions have {dataset.column_names}. So does `like`. "
+            "Leave it out, or, for a table, name the column in `rating_column`."
         )
     values = dataset.select_columns([RATING]).with_format("arrow")[:][RATING]
     numbers = values

@@ -29,7 +29,7 @@ from hf_rec.files import replacing_folder
 
 FORMAT = "hf_rec.data"
 FORMAT_VERSION = 1
-SPLIT_RULES = {"leave-one-out": "loo", "global-time": "time", "ready-made": "ready"}
+SPLIT_RULES = {"leave-one-out": "loo", "global-time": "time", "ready-made": "ready", "rated-time": "rated"}
 NOT_OPTIONS = ("year", "report")  # arguments of readers that the name of a source settles, or that are filled in
 
 
@@ -43,6 +43,7 @@ def prepare(
     min_events: int | None = None,
     min_count: int = 0,
     min_rating: float | None = None,
+    like: float | None = None,
     since: str | None = None,
     until: str | None = None,
     duplicates: str = "exact",
@@ -64,6 +65,8 @@ def prepare(
             [`~hf_rec.data.splits.global_time`] (`min_events` there only).
         min_count, min_rating, since, until, duplicates, require_titles, keep_all_items (*optional*): As in
             [`~hf_rec.data.interactions.clean_interactions`].
+        like (`float`, *optional*): Make rows with ratings (`"rated-time"`): a user likes what has at least this
+            rating; see [`~hf_rec.data.ratings.rated_time`].
         num_proc (`int`, *optional*): Processes that cut windows.
         options: Arguments of the source's reader, as [`~hf_rec.data.sources.tables.load_table`]: `path` and others. A
             relative path that does not exist is looked for below the folder that the variable `HF_REC_DATA` names.
@@ -78,9 +81,13 @@ def prepare(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"`out` = {str(out)!r} exists and is not empty. Choose another folder, or remove it.")
-    rule = _split_rule(source, split)
-    if rule != "global-time" and min_events is not None:
-        raise ValueError(f"`min_events` is {min_events}, but only the split 'global-time' knows it. Leave it out.")
+    rule = _split_rule(source, split, like)
+    if rule not in ("global-time", "rated-time") and min_events is not None:
+        raise ValueError(
+            f"`min_events` is {min_events}, but only the splits 'global-time' and 'rated-time' know it. Leave it out."
+        )
+    if rule == "rated-time" and stride is not None:
+        raise ValueError(f"`stride` is {stride}, but rows with ratings are made of each event. Leave it out.")
     cleaning = {
         "min_count": min_count,
         "min_rating": min_rating,
@@ -103,13 +110,13 @@ def prepare(
     report = SourceReport()
     loaded, catalog = reader(**options, **({"report": report} if takes_report else {}))
     card = {"format": FORMAT, "version": FORMAT_VERSION, "source": source, "options": _as_json(options)}
-    card["split"] = {"rule": SPLIT_RULES[rule], "name": rule, **windows}
+    card["split"] = {"rule": SPLIT_RULES[rule], "name": rule, **windows, **({} if like is None else {"like": like})}
     card |= {name: found for name, found in (("files", report.files), ("join", report.join)) if found}
     if rule == "ready-made":
         splits = loaded
     else:
         catalog, splits, card["interactions"] = clean_and_split(
-            loaded, catalog, rule, cleaning=cleaning, windows=windows, num_proc=num_proc
+            loaded, catalog, rule, cleaning=cleaning, windows=windows, num_proc=num_proc, like=like
         )
         card["cleaning"] = cleaning
     if rule != "leave-one-out":
@@ -174,13 +181,22 @@ def _check_options(source: str, reader: Callable[..., Any], options: dict[str, A
     return "report" in parameters
 
 
-def _split_rule(source: str, split: str | None) -> str:
+def _split_rule(source: str, split: str | None, like: float | None) -> str:
     if split is not None and split not in SPLIT_RULES:
         raise ValueError(f"`split` must be one of {sorted(SPLIT_RULES)}, got {split!r}.")
     has_splits = SOURCES[source].has_splits
     if split is not None and (split == "ready-made") != has_splits:
         kind = "comes with its splits: leave `split` out" if has_splits else "has no splits of its own: choose another"
         raise ValueError(f"`split` is {split!r}, but the source {source!r} {kind}.")
+    if (like is not None and (has_splits or split not in (None, "rated-time"))) or (
+        like is None and split == "rated-time"
+    ):
+        raise ValueError(
+            f"`like` is {like} and `split` {split!r}: rows with ratings are those of the split 'rated-time' of a log, "
+            "which needs `like`, the smallest rating of what a user likes."
+        )
+    if like is not None:
+        return "rated-time"
     return split or ("ready-made" if has_splits else "leave-one-out")
 
 

@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hf_rec.columns import (
+    DISLIKED,
     EVENT_TIMESTAMPS,
     EVENTS,
     HISTORY,
     HISTORY_TIMESTAMPS,
     ITEM_ID,
+    LIKED,
     SUPERVISE_FROM,
     TARGET,
     TIMESTAMP,
@@ -295,6 +297,10 @@ def sequence_hash(dataset: Dataset) -> str:
             digest.update(part.to_numpy().astype("<i8").tobytes())
     for column in (TARGET, TIMESTAMP, SUPERVISE_FROM):
         digest.update(table[column].to_numpy().astype("<i8").tobytes())
+    if LIKED in table.column_names:
+        disliked = table[DISLIKED]
+        for part in (pc.list_value_length(disliked), pc.list_flatten(disliked), table[LIKED]):
+            digest.update(part.to_numpy().astype("<i8").tobytes())
     return digest.hexdigest()
 
 

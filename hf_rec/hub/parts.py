@@ -106,6 +106,8 @@ def _copy(source: Path, folder: Path, part: Recommender) -> None:
         index["base"]["path"] = _moved(source, index["base"]["path"], folder)
     if isinstance(part, LanguageModelRecommender):
         index |= {"tau": float(part.tau), "scoring": part.scoring}
+    if isinstance(part, Reranker):
+        index["extra"] = part.order_settings()
     (folder / RECOMMENDER_FILE).write_text(index_text(index), encoding="utf-8")
 
 

@@ -73,10 +73,9 @@ class Reranker(Recommender):
         check_judge(model, prompt)
         if len(prompt) != len(catalog):
             raise ValueError(f"`catalog` has {len(catalog)} items, `prompt` {len(prompt)}. Make the prompt from it.")
-        if permutations < 1:
-            raise ValueError(f"`permutations` must be at least 1, got {permutations}.")
         self.model, self.tokenizer, self.prompt = model, tokenizer, prompt
-        self.permutations, self.candidate_order, self.seed = permutations, candidate_order, seed
+        self.candidate_order, self.seed = candidate_order, seed
+        self.set_permutations(permutations)
         self.shared_prefix = shared_prefix
         tokens = [*prompt.verbalizer_ids, *prompt.encode_user([])]
         words = list(dict.fromkeys(tokens))[:_PROBE_TOKENS]
@@ -86,6 +85,15 @@ class Reranker(Recommender):
     def form(self) -> str:
         """`"yes_no"` or `"letters"`."""
         return self.prompt.form
+
+    def set_permutations(self, permutations: int) -> None:
+        """Average over this many orders from now on."""
+        if not 1 <= permutations <= self.prompt.num_candidates:
+            raise ValueError(
+                f"`permutations` must be from 1 to the {self.prompt.num_candidates} candidates of a prompt, got "
+                f"{permutations}."
+            )
+        self.permutations = permutations
 
     def order_settings(self) -> dict[str, Any]:
         """What says in which orders candidates are judged."""

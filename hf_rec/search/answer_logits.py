@@ -50,7 +50,8 @@ def answer_logits(
     parts: list[list[Tensor]] = [[] for _ in beginnings]
     for users, chosen in _portions(endings):
         own = [list(beginnings[user]) for user in users]
-        found = _behind_shared(model, own, chosen, columns, probe) if shared else None
+        shares = shared and any(len(part) > 1 for part in chosen)
+        found = _behind_shared(model, own, chosen, columns, probe) if shares else None
         if found is None:
             found = _whole_prompts(model, own, chosen, columns)
         for user, logits in zip(users, found.split(list(map(len, chosen))), strict=True):

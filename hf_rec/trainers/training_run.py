@@ -39,7 +39,7 @@ def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known: An
     return cost
 
 
-def print_result(result: dict[str, Any], run_dir: str, out_dir: str) -> None:
+def print_result(result: dict[str, Any], run_dir: str, out_dir: str, reports: bool = True) -> None:
     """
     Print the test metrics of a run, where they are, and the command that comes next; on the main process.
 
@@ -47,12 +47,14 @@ def print_result(result: dict[str, Any], run_dir: str, out_dir: str) -> None:
         result (`dict`): What an evaluation returned.
         run_dir (`str`): Folder of the trained model.
         out_dir (`str`): Folder of the evaluation's files.
+        reports (`bool`, *optional*, defaults to `True`): Whether `hf-rec report` reads these files.
     """
     if not PartialState().is_main_process:
         return
     for key, value in result["metrics"].items():
         print(f"{key}: {value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]")
-    print(f"{out_dir}: {result['rows']:,} rows. Next: hf-rec report {run_dir} --out {run_dir}-report")
+    following = f" Next: hf-rec report {run_dir} --out {run_dir}-report" if reports else ""
+    print(f"{out_dir}: {result['rows']:,} rows.{following}")
 
 
 class StopEarly(EarlyStoppingCallback):

@@ -111,7 +111,7 @@ class TestContract:
 
     @pytest.mark.parametrize("form", ["yes_no", "letters"])
     def test_a_list_is_that_of_the_retriever_with_its_beginning_in_order(self, judge, sequence, form):
-        reranker = judge(form, permutations=2)
+        reranker = judge(form, permutations=2 if form == "letters" else 1)
         exclude = [[101], [], [105, 106], []]
         found = RerankedRecommender(sequence, reranker, 4).recommend(RAW, k=7, exclude=exclude)
         retrieved = sequence.recommend(RAW, k=7, exclude=exclude)
