@@ -4,7 +4,10 @@ that the folder needs nothing from outside. The projector is among the weights o
 """
 
 import json
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +57,14 @@ def read_item_tokens(folder: str | os.PathLike) -> ItemTokens | None:
 
 def load_whole_model(name: str | os.PathLike, **options: Any) -> PreTrainedModel:
     """[`~hf_rec.models.loading.load_language_model`], with collaborative tokens where the folder has them."""
-    model = load_language_model(name, **options)
     item_tokens = read_item_tokens(name)
-    if item_tokens is not None:
-        item_tokens.attach(model)
-        load_projector(model, name)
-        item_tokens.wrap(model)
+    if item_tokens is None:
+        return load_language_model(name, **options)
+    with _projector_is_expected():
+        model = load_language_model(name, **options)
+    item_tokens.attach(model)
+    load_projector(model, name)
+    item_tokens.wrap(model)
     return model
 
 
@@ -78,3 +83,19 @@ def load_projector(model: PreTrainedModel, folder: str | os.PathLike) -> None:
         raise ValueError(
             f"The weights in {folder} do not fit its folder {FOLDER}: {error} Copy the folder again."
         ) from error
+
+
+@contextmanager
+def _projector_is_expected() -> Iterator[None]:
+    """Without the report of transformers on the projector, which the plain model has no place for."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_tells_of_more)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_tells_of_more)
+
+
+def _tells_of_more(record: logging.LogRecord) -> bool:
+    lines = [line for line in record.getMessage().splitlines() if "|" in line and ("UNEXPECTED" in line)]
+    return not lines or not all(MODULE in line for line in lines) or "MISSING" in record.getMessage()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from hf_rec.models.language.item_tokens import ItemTokens
 from hf_rec.trainers.causal_lm import load_for_training
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 from hf_rec.trainers.starting_point import StartingPoint
@@ -87,6 +88,9 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """
     with torch.device("meta"):
         copied = type(model)(model.config)
+        item_tokens = ItemTokens.of(model)
+        if item_tokens is not None:
+            item_tokens.attach(copied)
     clones: dict[int, Tensor] = {}  # of one tensor under several names there is one clone
     for name, module in model.named_modules():
         into = copied.get_submodule(name)
@@ -97,6 +101,8 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
                     is_weight = isinstance(weight, nn.Parameter)
                     clones[id(weight)] = nn.Parameter(clone, requires_grad=False) if is_weight else clone
                 twins[key] = None if weight is None else clones[id(weight)]
+    if item_tokens is not None:
+        item_tokens.wrap(copied)
     return copied.eval()
 
 

@@ -42,6 +42,7 @@ from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.losses.preference import softmax_dpo_loss
 from hf_rec.metrics.ranking import list_bounds, metric_values
 from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.language.item_tokens import ItemTokens
 from hf_rec.models.language.path_tokens import save_path_tokens_alone
 from hf_rec.models.language.positions import num_positions
 from hf_rec.search.model_inputs import base_model, is_encoder_decoder
@@ -225,6 +226,10 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         with self._before_rows:
             self._before_rows.enter_context(_without_head_adapter(start.model))
             self._before_rows.callback(copy_token_rows, start.model)
+            item_tokens = ItemTokens.of(start.model)
+            if item_tokens is not None and peft_config is not None:
+                item_tokens.unwrap(start.model)  # the adapter may put a layer of its own in the place of the embedding
+                self._before_rows.callback(item_tokens.wrap, start.model)
             super().__init__(
                 model=start.model,
                 ref_model=ref_model,
