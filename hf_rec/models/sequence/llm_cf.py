@@ -92,7 +92,8 @@ class DecoderLayer(nn.Module):
         size = config.hidden_size
         self.num_heads = config.num_decoder_heads
         self.query_norm, self.inner_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
+        self.query, self.value = nn.Linear(size, size), nn.Linear(size, size)
+        self.key = nn.Linear(size, size, bias=False)  # a bias would shift all scores of a query alike
         self.output = nn.Linear(size, size)
         self.inner, self.outer = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
         self.dropout = Dropout(config.dropout)
@@ -273,7 +274,8 @@ class LLMCFModel(SASRecModel):
         elif isinstance(module, DecoderLayer):
             for linear in (part for part in module.children() if isinstance(part, nn.Linear)):
                 init.xavier_normal_(linear.weight)
-                init.zeros_(linear.bias)
+                if linear.bias is not None:
+                    init.zeros_(linear.bias)
         elif module is self:
             init.normal_(self.part_vectors, std=0.02)
         else:

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABEL_PLACES, LABELS, SEEN, TARGET, TEACHER_LIST
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.item_batches import ItemCollator, ItemRows, LabelLayout
+from hf_rec.data.item_batches import ItemCollator, ItemRows
 from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.hub import save_recommender
 from hf_rec.models.loading import load_weights
@@ -26,6 +26,7 @@ from hf_rec.trainers.seeded_draws import position_keys, row_keys
 from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.item_text import item_text_vectors
+from hf_rec.trainers.sequential.layout import label_layout, tie_to_catalog
 from hf_rec.trainers.sequential.loss import ItemLoss
 from hf_rec.trainers.sequential.optimizer import AdamTrainer
 from hf_rec.trainers.sequential.robust import RobustLoss
@@ -85,8 +86,8 @@ class SequentialTrainer(AdamTrainer):
             check_selection_metric(args, ("loss", "nll"), RANKING_METRICS, eval_dataset)
         args.remove_unused_columns = False  # batches are cut from arrays that hold no unused column
         self.catalog = catalog
-        _check_catalog(model, catalog)
-        self.layout = _layout(model, args)
+        tie_to_catalog(model, catalog)
+        self.layout = label_layout(model, args)
         config = model.config
         self._train_collator = ItemCollator(
             config.max_length, config.num_items, self.layout, args.supervise == "last", args.shortest_prefix
@@ -288,27 +289,3 @@ class SequentialTrainer(AdamTrainer):
             scoring="exact",
             extra={"artefacts": self.artefacts} if self.artefacts else None,
         )
-
-
-def _layout(model: SequencePreTrainedModel, args: SequentialConfig) -> LabelLayout:
-    if args.samples == "sequences" and not model.causal and not model.masked:
-        raise ValueError(
-            f"`samples='sequences'` needs a causal model: in {type(model).__name__} every position sees the events "
-            "after it, so all but the last would be trained to copy their label. Use 'prefixes'."
-        )
-    by_model: LabelLayout = "masked" if model.masked else "sequences" if model.causal else "prefixes"
-    layout = by_model if model.masked or args.samples == "auto" else args.samples
-    if args.shortest_prefix > 1 and layout != "prefixes":
-        raise ValueError(
-            f"`shortest_prefix` is {args.shortest_prefix}, but {type(model).__name__} is trained on whole rows here. "
-            "Leave it out, or set `samples='prefixes'`."
-        )
-    return layout
-
-
-def _check_catalog(model: SequencePreTrainedModel, catalog: Catalog | None) -> None:
-    """Ties the model to its catalog, or refuses another one."""
-    if catalog is None:
-        return
-    catalog.check_made_for(model.config.num_items, model.config.catalog_sha256)
-    model.config.catalog_sha256 = catalog.sha256

@@ -10,8 +10,19 @@ import sys
 import torch
 from datasets import Dataset
 
-from hf_rec import BERT4RecConfig, BERT4RecModel, GRU4RecConfig, GRU4RecModel, SASRecConfig, SASRecModel
-from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET
+from hf_rec import (
+    BERT4RecConfig,
+    BERT4RecModel,
+    GRU4RecConfig,
+    GRU4RecModel,
+    LLMCFConfig,
+    LLMCFModel,
+    LLMCFModelConfig,
+    LLMCFTrainer,
+    SASRecConfig,
+    SASRecModel,
+)
+from hf_rec.columns import HISTORY, SUPERVISE_FROM, TARGET, USER_ID
 from hf_rec.data.catalog import Catalog
 from hf_rec.processes import end_processes
 from hf_rec.trainers.sequential.config import SequentialConfig
@@ -31,12 +42,14 @@ def rows(count, seed):
             HISTORY: [walk[:-1] for walk in events],
             TARGET: [walk[-1] for walk in events],
             SUPERVISE_FROM: [1] * count,
+            USER_ID: [str(row) for row in range(count)],
         }
     )
 
 
 def trainer_of(folder, batch_size, train_rows, eval_rows, kind=(SASRecModel, SASRecConfig), **settings):
-    args = SequentialConfig(
+    examples = kind[0] is LLMCFModel
+    args = (LLMCFConfig if examples else SequentialConfig)(
         folder,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2,
@@ -50,7 +63,7 @@ def trainer_of(folder, batch_size, train_rows, eval_rows, kind=(SASRecModel, SAS
     model_class, config_class = kind
     model = model_class(config_class(num_items=NUM_ITEMS, hidden_size=8, max_length=6, dropout=0.0))
     catalog = Catalog.from_records([{"item_id": item} for item in range(NUM_ITEMS)])
-    return SequentialTrainer(model, args, train_rows, eval_rows, catalog)
+    return (LLMCFTrainer if examples else SequentialTrainer)(model, args, train_rows, eval_rows, catalog)
 
 
 def run(folder, *arguments, **settings):
@@ -78,6 +91,7 @@ def main(folder: str, batch_size: int) -> None:
     run(f"{folder}/ce", batch_size, *both, loss_type="ce", dataloader_drop_last=True)
     run(f"{folder}/sce", batch_size // 2, *both, loss_type="sce", gradient_accumulation_steps=2)
     run(f"{folder}/masked", batch_size, *both, kind=(BERT4RecModel, BERT4RecConfig), loss_type="ce")
+    run(f"{folder}/llm_cf", batch_size, *both, kind=(LLMCFModel, LLMCFModelConfig), loss_type="ce", robust_weight=0.1)
     streams = [part.to_iterable_dataset(num_shards=3) for part in both]
     kind = (GRU4RecModel, GRU4RecConfig)
     run(f"{folder}/stream", batch_size, *streams, kind=kind, loss_type="ce", samples="prefixes", max_steps=6)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 
 SCRIPT = Path(__file__).with_name("run.py")
-SETTINGS = ("ce", "sce", "masked", "stream", "bce")
+SETTINGS = ("ce", "sce", "masked", "llm_cf", "stream", "bce")
 
 
 def result(folder):
