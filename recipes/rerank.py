@@ -32,6 +32,9 @@ class CandidateArguments:
     retriever: str | None = field(
         default=None, metadata={"help": "Folder of the recommender that lists candidates, for `form: letters`."}
     )
+    sequence_model: str | None = field(
+        default=None, metadata={"help": "Folder of the sequence model that collaborative tokens show (CoLLM)."}
+    )
     num_shots: int | None = field(
         default=None, metadata={"help": "Train on this many rows, drawn by `seed`, half of them likes, for `yes_no`."}
     )
@@ -62,6 +65,7 @@ def main(
         eval_dataset=select_rows(splits[data_args.eval_split], data_args.max_eval_samples),
         catalog=catalog,
         retriever=candidate_args.retriever,
+        sequence_model=candidate_args.sequence_model,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

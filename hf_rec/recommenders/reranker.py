@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.rerank import RerankPrompt
 from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.language.item_tokens import ItemTokens, check_item_tokens
 from hf_rec.models.language.positions import check_positions
 from hf_rec.recommenders.allowed_items import AllowedItems
 from hf_rec.recommenders.contract import RankedRows, Recommender, Times
@@ -77,8 +78,7 @@ class Reranker(Recommender):
         self.candidate_order, self.seed = candidate_order, seed
         self.set_permutations(permutations)
         self.shared_prefix = shared_prefix
-        tokens = [*prompt.verbalizer_ids, *prompt.encode_user([])]
-        words = list(dict.fromkeys(tokens))[:_PROBE_TOKENS]
+        words = prompt.text_tokens()[:_PROBE_TOKENS]
         self._probe = ItemTrie.build([[token] for token in words]).csr()
 
     @property
@@ -239,6 +239,13 @@ def check_judge(model: nn.Module, prompt: RerankPrompt) -> None:
             f"`model` must be a causal LM, got {type(model).__name__}, which reads prompts in an encoder of its own."
         )
     check_positions(model.config, prompt.max_length)
+    item_tokens = ItemTokens.of(model)
+    check_item_tokens(item_tokens, prompt.item_token_start, prompt.user_token)
+    if item_tokens is not None and item_tokens.knowledge.features != "item":
+        raise ValueError(
+            f"The collaborative tokens of `model` show {item_tokens.knowledge.features!r}, but candidates are read "
+            "behind a history that is not read again: a re-ranker takes 'item'."
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     if (largest := max(prompt.verbalizer_ids)) >= rows:
         raise ValueError(

@@ -24,6 +24,7 @@ from hf_rec.data.prompts.path_forms import TITLE, PathForms, source_sha256
 from hf_rec.data.prompts.text_encoder import PlainTextEncoder
 from hf_rec.data.prompts.verbalizers import default_verbalizers, verbalizer_tokens
 from hf_rec.files import replacing
+from hf_rec.item_token_ids import candidate_tokens, event_tokens, user_token
 
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class RerankPrompt:
         template (`str`, *optional*):
             The whole text in your own words for the forms `"plain"` and `"chat"`: with `{history}`, then `{candidate}`
             or `{candidates}`, and, where rows have dislikes, `{disliked}` before it. Items end in a newline.
+        item_token_start (`int`, *optional*):
+            Tokens that the model has embeddings for. With it each item of the history and each candidate is followed
+            by its collaborative token, an id from this on ([`hf_rec.item_token_ids`]). A trainer with a
+            `sequence_model` gives it.
+        user_token (`bool`, *optional*, defaults to `False`):
+            Whether the history ends with the collaborative token of the user.
 
     Attributes:
         verbalizer_ids (`list[int]`): Tokens of the answers.
@@ -95,6 +102,8 @@ class RerankPrompt:
         max_item_tokens: int = 64,
         item_attributes: Sequence[str] | None = None,
         template: str | None = None,
+        item_token_start: int | None = None,
+        user_token: bool = False,
         _saved: tuple[list[list[int]], list[int]] | None = None,
     ):
         _check_settings(form, prompt_form, num_candidates, max_history, template)
@@ -105,11 +114,15 @@ class RerankPrompt:
         self.verbalizers = list(verbalizers or default_verbalizers(form, num_candidates))
         self.max_length, self.max_history, self.max_item_tokens = max_length, max_history, max_item_tokens
         self.item_attributes = list(item_attributes) if item_attributes else None
+        self.item_token_start, self.user_token = item_token_start, user_token
+        if user_token and item_token_start is None:
+            raise ValueError("`user_token` needs `item_token_start`: the user is known by the tokens of the items.")
         _check_number(form, self.verbalizers, self.num_candidates)
         encoder = PlainTextEncoder(tokenizer)
         separator = resolve_separator(tokenizer, encoder, "\n")
         forms = PathForms.parse(TITLE, None, self.item_attributes)
         _, self._items, self._report = encode_catalog(catalog, forms, tokenizer, encoder, separator, max_item_tokens)
+        self._lengths = self._items.lengths + (item_token_start is not None)
         self._source_sha256 = source_sha256(catalog, forms.columns)
         texts, self._slots = _pieces(tokenizer, form, prompt_form, template, self.verbalizers)
         if _saved is None:
@@ -157,7 +170,7 @@ class RerankPrompt:
         tokens: list[int] = []
         for piece, slot in zip(self._pieces, self._slots[:-1], strict=False):
             tokens += piece
-            tokens += [token for row in lists[slot] for token in self._items[row].tolist()]
+            tokens += self._history(lists[slot]) if slot == HISTORY else self._words(lists[slot])
         return tokens + self._pieces[len(self._slots) - 1]
 
     def encode_candidates(self, rows: Sequence[int]) -> list[int]:
@@ -180,7 +193,20 @@ class RerankPrompt:
             if self.form == "letters":
                 tokens += [self.verbalizer_ids[place], *self._mark_end]
             tokens += self._items[row].tolist()
+            if self.item_token_start is not None:
+                tokens += candidate_tokens(self.item_token_start, [row]).tolist()
         return tokens + self._pieces[-1]
+
+    def text_tokens(self) -> list[int]:
+        """Tokens of the fixed text and of the answers, each once."""
+        return list(dict.fromkeys([*self.verbalizer_ids, *(token for piece in self._pieces for token in piece)]))
+
+    def with_item_tokens(
+        self, tokenizer: "PreTrainedTokenizerBase", catalog: Catalog, item_token_start: int, user_token: bool
+    ) -> "RerankPrompt":
+        """The same prompt with collaborative tokens. Tokenizer and catalog must be those that it was made with."""
+        settings = self._state()["settings"] | {"item_token_start": item_token_start, "user_token": user_token}
+        return RerankPrompt(tokenizer, catalog, **settings, _saved=(self._pieces, self.verbalizer_ids))
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write `rerank_prompt.json`: the settings, the tokens of the fixed text, and a hash of all."""
@@ -215,8 +241,11 @@ class RerankPrompt:
     def _state(self) -> dict[str, Any]:
         names = ("form", "verbalizers", "num_candidates", "prompt_form", "max_length", "max_history")
         more = ("max_item_tokens", "item_attributes", "template")
+        settings = {name: getattr(self, name) for name in (*names, *more)}
+        if self.item_token_start is not None:
+            settings |= {"item_token_start": self.item_token_start, "user_token": self.user_token}
         return {
-            "settings": {name: getattr(self, name) for name in (*names, *more)},
+            "settings": settings,
             "pieces": self._pieces,
             "verbalizer_ids": self.verbalizer_ids,
             "catalog": self._source_sha256,
@@ -225,11 +254,11 @@ class RerankPrompt:
 
     def _room_for_history(self) -> int:
         """Tokens that are left for items of the user beside the longest candidates."""
-        longest = np.sort(self._items.lengths)[::-1]
+        longest = np.sort(self._lengths)[::-1]
         candidates = longest[: self.num_candidates].sum()
         if self.form == "letters":
             candidates += self.num_candidates * (1 + len(self._mark_end))
-        fixed = sum(map(len, self._pieces)) + 1  # the answer
+        fixed = sum(map(len, self._pieces)) + 1 + self.user_token  # and the answer
         room = int(self.max_length - fixed - candidates)
         if room < longest[0]:
             raise ValueError(
@@ -239,10 +268,21 @@ class RerankPrompt:
             )
         return room
 
+    def _words(self, rows: list[int]) -> list[int]:
+        return [token for row in rows for token in self._items[row].tolist()]
+
+    def _history(self, rows: list[int]) -> list[int]:
+        """Items of the history, each with its collaborative token where there are such, and the user behind them."""
+        if self.item_token_start is None:
+            return self._words(rows)
+        events = event_tokens(self.item_token_start, rows).tolist()
+        tokens = [token for row, event in zip(rows, events, strict=True) for token in [*self._words([row]), event]]
+        return tokens + [user_token(self.item_token_start, bool(rows))] * self.user_token
+
     def _kept(self, *lists: Sequence[int]) -> list[list[int]]:
         """The newest items of each list that fit together; the longest list gives way first."""
         kept = [check_rows(len(self), rows)[-self.max_history if self.max_history else 0 :].tolist() for rows in lists]
-        lengths = self._items.lengths
+        lengths = self._lengths
         total = sum(int(lengths[rows].sum()) for rows in kept)
         while total > self._room:
             longest = max(kept, key=len)

@@ -36,9 +36,10 @@ from hf_rec.metrics.ranking import list_bounds
 from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encoder_decoder
 from hf_rec.trainers.causal_lm import add_adapter
+from hf_rec.trainers.collaborative import freeze_language_model, sequence_knowledge
 from hf_rec.trainers.item_rows import warm_leaves
 from hf_rec.trainers.language_trainer import RANKED, LanguageTrainer
-from hf_rec.trainers.msl.collaborative import Hiding, freeze_language_model, sequence_knowledge
+from hf_rec.trainers.msl.collaborative import Hiding
 from hf_rec.trainers.msl.config import MSLConfig
 from hf_rec.trainers.msl.rows import PromptRows
 from hf_rec.trainers.msl.task_losses import TaskLosses
@@ -152,7 +153,7 @@ class MSLTrainer(LanguageTrainer):
             prompt=prompt,
             trie=trie,
             quantization_config=quantization_config,
-            knowledge=sequence_knowledge(sequence_model, args, catalog, train_dataset),
+            knowledge=sequence_knowledge(sequence_model, args.collaborative, args.user_token, catalog, train_dataset),
         )
         if start.catalog is None:
             raise ValueError("`catalog` is required: it holds the items that the model may name.")

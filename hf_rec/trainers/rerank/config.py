@@ -40,6 +40,14 @@ class RerankConfig(RecommenderConfig):
         (`list[str]`, *optional*), template (`str`, *optional*):
             As in [`~hf_rec.data.prompts.rerank.RerankPrompt`]; used where neither the trainer nor the folder of the
             model has a prompt.
+        collaborative (`str`, *optional*):
+            `"item"`: each item of the history and each candidate is followed by a collaborative token, the projected
+            vector that the `sequence_model` of the trainer has for it (CoLLM,
+            https://huggingface.co/papers/2310.19488). An adapter that training starts from is merged first.
+        user_token (`bool`, *optional*, defaults to `False`):
+            Whether the history ends with a collaborative token of the user.
+        freeze_language_model (`bool`, *optional*, defaults to `False`):
+            Train the projector of collaborative tokens alone.
         shared_prefix (`bool`, *optional*, defaults to `True`):
             In evaluation, read what the candidates of a row share once, where the model can.
         model_init_kwargs (`dict`, *optional*):
@@ -70,6 +78,15 @@ class RerankConfig(RecommenderConfig):
     template: str | None = field(
         default=None, metadata={"help": "The whole prompt, with {history} and {candidate} or {candidates}."}
     )
+    collaborative: Literal["item"] | None = field(
+        default=None, metadata={"help": "What collaborative tokens show of the sequence model."}
+    )
+    user_token: bool = field(
+        default=False, metadata={"help": "End the history with a collaborative token of the user."}
+    )
+    freeze_language_model: bool = field(
+        default=False, metadata={"help": "Train the projector of collaborative tokens alone."}
+    )
     shared_prefix: bool = field(
         default=True, metadata={"help": "Read what the candidates of a row share once, in evaluation."}
     )
@@ -99,6 +116,8 @@ class RerankConfig(RecommenderConfig):
             )
         if self.form == "yes_no":
             self._refuse_letters()
+        if self.user_token and self.collaborative is None:
+            raise ValueError("`user_token` needs `collaborative`: the user is known by the tokens of the items.")
         if self.dataloader_persistent_workers:
             raise ValueError(
                 "`dataloader_persistent_workers` must be False: candidates are shuffled anew in each epoch, of which "

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -11,6 +12,8 @@ from transformers.utils import logging
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.prompts.rerank import RerankPrompt
 from hf_rec.hub.load import checked_index, load_language_parts, load_reranker_parts, recommender_folder
+from hf_rec.models.language.item_tokens import ItemTokens, SequenceKnowledge, give_item_tokens
+from hf_rec.models.language.path_tokens import num_rows
 from hf_rec.recommenders.reranker import check_judge
 from hf_rec.trainers.causal_lm import load_for_training, refuse_router_loss
 from hf_rec.trainers.rerank.config import RerankConfig
@@ -49,6 +52,7 @@ class RerankStart:
         catalog: Catalog | None = None,
         prompt: RerankPrompt | None = None,
         quantization_config: Any = None,
+        knowledge: SequenceKnowledge | None = None,
     ) -> "RerankStart":
         """
         Put together what a trainer is given, what the folder of its model holds, and what has to be made.
@@ -59,6 +63,7 @@ class RerankStart:
             args ([`RerankConfig`]): Settings of a new prompt, and how to load the model.
             processing_class, catalog, prompt (*optional*): As given to the trainer.
             quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
+            knowledge ([`SequenceKnowledge`], *optional*): What new collaborative tokens are to show.
         """
         tokenizer, source = processing_class, model if isinstance(model, nn.Module) else os.fspath(model)
         revision, loaded = args.loading_options.get("revision"), None
@@ -87,20 +92,55 @@ class RerankStart:
             raise ValueError("`catalog` is required: it holds the items that the model judges.")
         if tokenizer is None:
             tokenizer = _tokenizer_of(source, revision)
-        if prompt is None:
-            prompt = RerankPrompt(tokenizer, catalog, **{name: getattr(args, name) for name in _PROMPT_SETTINGS})
-        else:
-            _check_prompt(prompt, args)
-        if changed := {name: count for name, count in prompt.report().items() if name in _CHANGES and count}:
-            logger.warning(f"Items whose text the prompt had to change: {changed} (see `RerankPrompt.report`).")
         if loaded is None:
             loaded = load_for_training(str(source), args.loading_options, quantization_config)
         refuse_router_loss(loaded)
+        if knowledge is not None:
+            loaded = _merged(loaded)
+            give_item_tokens(loaded, knowledge, max(num_rows(loaded), len(tokenizer)), args.seed)
+        item_tokens = ItemTokens.of(loaded)
+        if item_tokens is not None:
+            item_tokens.wrap(loaded)
+        prompt = _prompt(prompt, args, tokenizer, catalog, item_tokens)
+        if changed := {name: count for name, count in prompt.report().items() if name in _CHANGES and count}:
+            logger.warning(f"Items whose text the prompt had to change: {changed} (see `RerankPrompt.report`).")
         check_judge(loaded, prompt)
         return cls(loaded, tokenizer, catalog, prompt)
 
 
 _CHANGES = ("shortened", "unnamed", "merged")
+
+
+def _prompt(
+    prompt: RerankPrompt | None,
+    args: RerankConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    catalog: Catalog,
+    item_tokens: ItemTokens | None,
+) -> RerankPrompt:
+    """The prompt as given, or made; with collaborative tokens where the model has them."""
+    tokens: dict[str, Any] = {}
+    if item_tokens is not None:
+        tokens = {"item_token_start": item_tokens.vocab_size, "user_token": item_tokens.knowledge.user_token}
+    if prompt is None:
+        settings = {name: getattr(args, name) for name in _PROMPT_SETTINGS}
+        return RerankPrompt(tokenizer, catalog, **settings, **tokens)
+    _check_prompt(prompt, args)
+    if tokens and prompt.item_token_start is None:
+        return prompt.with_item_tokens(tokenizer, catalog, **tokens)
+    return prompt
+
+
+def _merged(model: nn.Module) -> nn.Module:
+    """A model without its adapter, whose changes become those of the weights: new tokens are given to plain models."""
+    if not is_peft_model(model):
+        return model
+    if getattr(model.get_base_model(), "is_quantized", False):
+        raise ValueError(
+            "`collaborative` merges the adapter that training starts from, but its base model is quantized. Load it "
+            "in full precision."
+        )
+    return model.merge_and_unload()
 
 
 def _tokenizer_of(source: str | nn.Module, revision: str | None) -> PreTrainedTokenizerBase:

@@ -19,11 +19,13 @@ from hf_rec.losses.trie_softmax import masked_softmax_loss
 from hf_rec.metrics.preference import auc, mean_user_auc
 from hf_rec.metrics.ranking import NOT_LISTED, rank_bounds
 from hf_rec.models.language.compact_head import CompactHead
+from hf_rec.models.language.item_tokens import ItemTokens, train_projector
 from hf_rec.recommenders.contract import Recommender
 from hf_rec.recommenders.reranked import RerankedRecommender
 from hf_rec.recommenders.reranker import Reranker
 from hf_rec.trainers.base_trainer import RecommenderTrainer
 from hf_rec.trainers.causal_lm import add_adapter, with_revision
+from hf_rec.trainers.collaborative import freeze_language_model, sequence_knowledge
 from hf_rec.trainers.rerank.candidates import RerankRows
 from hf_rec.trainers.rerank.config import RerankConfig
 from hf_rec.trainers.rerank.rows import (
@@ -76,6 +78,9 @@ class RerankTrainer(RecommenderTrainer):
             `label_ids [U]`: the place of the target among them (-1 where it is missing), or 0 for yes and 1 for no.
             What it returns is merged with ours.
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*): Of a model given by name.
+        sequence_model (`str`, `os.PathLike` or [`~hf_rec.models.sequence.base.SequencePreTrainedModel`], *optional*):
+            For `args.collaborative`: a trained sequence model over the same catalog, or its folder. It is copied,
+            stays frozen, and is saved too.
 
     Example:
 
@@ -111,6 +116,7 @@ class RerankTrainer(RecommenderTrainer):
         compute_metrics: Any = None,
         optimizers: tuple = (None, None),
         quantization_config: Any = None,
+        sequence_model: str | os.PathLike | PreTrainedModel | None = None,
     ):
         args = args if args is not None else RerankConfig(f"{model_name(model)}-rerank")
         set_seed(args.seed)  # a new adapter is drawn below, and Trainer sets the seed after that
@@ -124,11 +130,22 @@ class RerankTrainer(RecommenderTrainer):
             catalog=catalog,
             prompt=prompt,
             quantization_config=quantization_config,
+            knowledge=sequence_knowledge(sequence_model, args.collaborative, args.user_token, catalog, train_dataset),
         )
         self.catalog, self.prompt = start.catalog, start.prompt
         model = start.model
         if peft_config is not None:
-            model = add_adapter(model, with_revision(peft_config, args.loading_options.get("revision")), args)
+            config = with_revision(peft_config, args.loading_options.get("revision"))
+            if ItemTokens.of(model) is not None:
+                config = train_projector(config, model)
+            model = add_adapter(model, config, args)
+        if args.freeze_language_model:
+            if ItemTokens.of(model) is None:
+                raise ValueError(
+                    "`freeze_language_model` leaves nothing to train without collaborative tokens. Set "
+                    "`collaborative`, and give a `sequence_model`."
+                )
+            freeze_language_model(model)
         self._rerank_rows = RerankRows(args, self.catalog, retriever)
         self._user_metrics = compute_metrics
         shuffles = args.form == "letters" and args.candidate_order == "shuffled"
