@@ -25,27 +25,31 @@ class ItemRankingTrainer(RecommenderTrainer):
     """
     Trainer whose model has `user_vectors`, `score_items` and `config.num_items`, and whose arguments have `seen`.
 
-    A subclass sets `ranking_collator` and `user_metrics` before `super().__init__`.
+    A subclass sets `_eval_collator` and `_user_metrics` before `super().__init__`.
     """
 
-    ranking_collator: ItemCollator
-    user_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None
+    _eval_collator: ItemCollator
+    _user_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None
 
-    def ranking_batches(self, dataset: Any) -> Any:
+    def _evaluation_batches(self, dataset: Any) -> Any:
         """Rows to rank, or a `dict` of them, as a data set of batches; what is none is handed on."""
         if isinstance(dataset, dict):
-            return {name: self.ranking_batches(part) for name, part in dataset.items()}
+            return {name: self._evaluation_batches(part) for name, part in dataset.items()}
         if not isinstance(dataset, Dataset):
             return dataset
-        return self.ranking_collator.batches(ItemRows.from_dataset(dataset, self.ranking_collator.num_items))
+        return self._eval_collator.batches(ItemRows.from_dataset(dataset, self._eval_collator.num_items))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        with self.collating_with(self.ranking_collator):
-            return super().get_eval_dataloader(self.ranking_batches(eval_dataset))
+        with self.collating_with(self._eval_collator):
+            return super().get_eval_dataloader(self._evaluation_batches(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        with self.collating_with(self.ranking_collator):
-            return super().get_test_dataloader(self.ranking_batches(test_dataset))
+        with self.collating_with(self._eval_collator):
+            return super().get_test_dataloader(self._evaluation_batches(test_dataset))
+
+    def _user_vectors(self, core: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """The users of a batch to rank."""
+        return core.user_vectors(inputs[INPUT_IDS])
 
     def prediction_step(
         self,
@@ -60,7 +64,7 @@ class ItemRankingTrainer(RecommenderTrainer):
         seen = inputs[SEEN] if self.args.seen == "mask" else None
         with torch.no_grad():
             with self.accelerator.autocast():
-                vectors = core.user_vectors(inputs[INPUT_IDS])
+                vectors = self._user_vectors(core, inputs)
             better, tied, nll = exact_ranks(
                 core.score_items, core.config.num_items, vectors.float(), inputs[TARGET], seen
             )
@@ -68,10 +72,10 @@ class ItemRankingTrainer(RecommenderTrainer):
             return nll.mean(), None, None
         return nll.mean(), (better, tied, nll), inputs[TARGET]
 
-    def ranking_metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
         """The metrics of [`~hf_rec.evaluation.validation.validation_metrics`], and those of the user."""
         better, tied, nll = prediction.predictions
         metrics = validation_metrics(nll, (better, tied), seen=self.args.seen)
-        if self.user_metrics is not None:
-            metrics |= self.user_metrics(prediction)
+        if self._user_metrics is not None:
+            metrics |= self._user_metrics(prediction)
         return metrics

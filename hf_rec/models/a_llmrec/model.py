@@ -71,6 +71,7 @@ class ALLMRecModel(PreTrainedModel):
     base_model_prefix = "a_llmrec"
     main_input_name = "input_ids"
     _supports_sdpa = True
+    reads_times = False  # as of [`SequencePreTrainedModel`]
 
     def __init__(self, config: ALLMRecModelConfig):
         super().__init__(config)

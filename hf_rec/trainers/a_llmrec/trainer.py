@@ -94,8 +94,8 @@ class ALLMRecTrainer(ItemRankingTrainer):
         self._whole_rows = inner.causal and not inner.masked
         layout = "sequences" if self._whole_rows else "prefixes"
         collator = ItemCollator(config.max_length, config.num_items, layout, args.supervise == "last")
-        self.ranking_collator = ItemCollator(config.max_length, config.num_items, "ranking")
-        self.user_metrics = compute_metrics
+        self._eval_collator = ItemCollator(config.max_length, config.num_items, "ranking")
+        self._user_metrics = compute_metrics
         self._seen = aligned.item_seen.cpu().nonzero().squeeze(1)  # what negatives are drawn from
         self._place_of_seen = aligned.item_seen.cpu().long().cumsum(0) - 1
         super().__init__(
@@ -103,9 +103,9 @@ class ALLMRecTrainer(ItemRankingTrainer):
             args=args,
             data_collator=collator,
             train_dataset=self._training_batches(train_dataset, collator),
-            eval_dataset=self.ranking_batches(eval_dataset),
+            eval_dataset=self._evaluation_batches(eval_dataset),
             callbacks=callbacks,
-            compute_metrics=self.ranking_metrics,
+            compute_metrics=self._metrics,
             optimizers=optimizers,
         )
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_rec.trainers.base_trainer import RecommenderTrainer
+from hf_rec.trainers.item_ranking import ItemRankingTrainer
 from hf_rec.trainers.sequential.lazy_adam import LazyAdam, clip_grad_norm
 
 
-class AdamTrainer(RecommenderTrainer):
+class AdamTrainer(ItemRankingTrainer):
     """Trainer with the optimizers of [`SequentialConfig`]."""
 
     optimizer: torch.optim.Optimizer | None

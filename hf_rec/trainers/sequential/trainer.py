@@ -8,19 +8,16 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import AutoModel
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABEL_PLACES, LABELS, SEEN, TARGET, TEACHER_LIST
+from hf_rec.columns import IGNORE_INDEX, INPUT_IDS, LABEL_PLACES, LABELS, TEACHER_LIST
 from hf_rec.data.catalog import Catalog
 from hf_rec.data.item_batches import ItemCollator, ItemRows
-from hf_rec.evaluation.validation import validation_metrics
 from hf_rec.hub import save_recommender
 from hf_rec.models.loading import load_weights
 from hf_rec.models.sequence.base import SequencePreTrainedModel
-from hf_rec.recommenders.ranks import exact_ranks
 from hf_rec.recommenders.sequence import SequenceRecommender
 from hf_rec.trainers.seeded_draws import position_keys, row_keys
 from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
@@ -150,21 +147,6 @@ class SequentialTrainer(AdamTrainer):
             )
         return batches, rows.item_counts(self._train_collator.num_items)
 
-    def _evaluation_batches(self, dataset: Any) -> Any:
-        if isinstance(dataset, dict):
-            return {name: self._evaluation_batches(part) for name, part in dataset.items()}
-        if not isinstance(dataset, Dataset):
-            return dataset
-        return self._eval_collator.batches(ItemRows.from_dataset(dataset, self._eval_collator.num_items))
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        with self.collating_with(self._eval_collator):
-            return super().get_eval_dataloader(self._evaluation_batches(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        with self.collating_with(self._eval_collator):
-            return super().get_test_dataloader(self._evaluation_batches(test_dataset))
-
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
         """As in Trainer; hides the labels of a masked model first, since the labels of a step are counted here."""
         if self.layout == "masked":
@@ -232,10 +214,6 @@ class SequentialTrainer(AdamTrainer):
         """A sum over labels that a model has beside its ranking loss."""
         return 0.0
 
-    def _user_vectors(self, core: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """The users of a batch to rank."""
-        return core.user_vectors(inputs[INPUT_IDS])
-
     def _noted(self, name: str, total: Tensor, num_labels: int, weight: float) -> Tensor:
         """A part of the loss, weighted; its mean over labels is logged without the weight."""
         self._logged[name].append(total.detach() / max(num_labels, 1))
@@ -245,36 +223,6 @@ class SequentialTrainer(AdamTrainer):
         """What the draws of each labelled position depend on."""
         keys = row_keys(input_ids) if self.layout == "prefixes" else position_keys(input_ids).flatten()
         return keys[places]
-
-    # Evaluation
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, Any, Any]:
-        """Exact ranks of the targets among all items, and minus log of their share in the softmax."""
-        inputs = self._prepare_inputs(inputs)
-        core = self.accelerator.unwrap_model(model)
-        seen = inputs[SEEN] if self.args.seen == "mask" else None
-        with torch.no_grad():
-            with self.accelerator.autocast():
-                vectors = self._user_vectors(core, inputs)
-            better, tied, nll = exact_ranks(
-                core.score_items, core.config.num_items, vectors.float(), inputs[TARGET], seen
-            )
-        if prediction_loss_only:
-            return nll.mean(), None, None
-        return nll.mean(), (better, tied, nll), inputs[TARGET]
-
-    def _metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
-        better, tied, nll = prediction.predictions
-        metrics = validation_metrics(nll, (better, tied), seen=self.args.seen)
-        if self._user_metrics is not None:
-            metrics |= self._user_metrics(prediction)
-        return metrics
 
     # Files
 
