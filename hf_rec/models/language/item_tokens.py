@@ -15,7 +15,7 @@ import copy
 import math
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from peft import PeftConfig
@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from hf_rec.columns import PADDING_ITEM
 from hf_rec.item_token_ids import CANDIDATE, FIRST, UNKNOWN_ROW, USER
 from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.models.sequence.ragged import reads_are_free
 
 
 Features = Literal["item", "state", "both", "joint"]
@@ -32,6 +33,7 @@ Features = Literal["item", "state", "both", "joint"]
 MODULE = "item_tokens"  # name of the projector in the language model
 INPUT_DEVIATION = 0.1  # of the entries of what is projected
 _SAMPLED_STATES = 4096  # states that their deviation is measured on, at most
+_REMEMBERED_STATES = 1 << 18  # about; 64 MiB at width 64
 _UNKNOWN_ITEM, _UNKNOWN_USER = 0, 1
 _UNKNOWN_DEVIATION = 0.02  # of the vectors of what is unknown, before training
 
@@ -126,6 +128,7 @@ class SequenceKnowledge:
         if not self.known.any():
             raise ValueError("`sequence_model` knows no item of the catalog: nothing could be told about a history.")
         self._moving = Lock()
+        self._remembered: dict[bytes, Tensor] = {}  # history -> state; the sequence model never changes
         self.table = self._item_table().cpu()
         self.state_size = self._state_size() if self.has_states else 0
         self.scales = self._measured_scales() if scales is None else scales
@@ -185,8 +188,23 @@ class SequenceKnowledge:
         return ReadTokens(places, is_user, known_items, known_users, torch.cat(parts, dim=1), users)
 
     def _states(self, windows: Tensor) -> Tensor:
+        """States after windows of events, `(windows, d)`; those of earlier calls are remembered on a CPU."""
         if not len(windows):
             return self.table.new_zeros(0, self.state_size)
+        if not reads_are_free(windows):  # an accelerator is faster than a look-up on the host
+            return self._computed_states(windows)
+        lengths = (windows != PADDING_ITEM).sum(dim=1).tolist()
+        keys = [row[len(row) - length :].tobytes() for row, length in zip(windows.numpy(), lengths, strict=True)]
+        found = {key: self._remembered.get(key) for key in keys}
+        missing = {key: place for place, key in enumerate(keys) if found[key] is None}
+        if missing:
+            computed = self._computed_states(windows[list(missing.values())])
+            found |= dict(zip(missing, computed, strict=True))
+            if len(self._remembered) < _REMEMBERED_STATES:
+                self._remembered |= dict(zip(missing, computed, strict=True))
+        return torch.stack([cast(Tensor, found[key]) for key in keys])
+
+    def _computed_states(self, windows: Tensor) -> Tensor:
         with torch.autocast(windows.device.type, enabled=False):
             return self.model.user_vectors(windows).float() * self.scales["state"]
 

@@ -81,6 +81,21 @@ def test_a_state_is_what_the_sequence_model_gives_for_the_row_up_to_there(kind):
         torch.testing.assert_close(vector, state(model, history, scale), rtol=1e-5, atol=1e-6)
 
 
+def test_a_history_that_was_read_before_is_not_computed_again():
+    knowledge = SequenceKnowledge(sequence_model(), "state")
+    calls, run = [], knowledge.model.user_vectors
+    knowledge.model.user_vectors = lambda windows: calls.append(len(windows)) or run(windows)
+    one, two = (torch.tensor([event_tokens(50, rows).tolist()]) for rows in ([1, 2, 1, 2, 1, 2], [1, 2, 3]))
+    first = knowledge.read(one, 50).items
+    again = knowledge.read(one, 50).items
+    other = knowledge.read(two, 50).items
+    assert calls == [5, 1]  # the fourth and the sixth event end one window; of the other history one is new
+    assert torch.equal(first, again) and torch.equal(other[:2], first[:2])
+    torch.testing.assert_close(
+        other[2], state(run.__self__, [1, 2, 3], knowledge.scales["state"]), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_an_unknown_item_has_a_learned_vector_and_is_no_event(with_tokens):
     known = torch.ones(NUM_ITEMS, dtype=torch.bool)
     known[[2, 4]] = False
