@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import hf_rec
+from hf_rec.cli.catalog import add_catalog
 from hf_rec.cli.demo import add_demo
 from hf_rec.cli.diagnose import add_diagnose
 from hf_rec.cli.evaluate import add_evaluate
+from hf_rec.cli.export import add_export
 from hf_rec.cli.fuse import add_fuse
 from hf_rec.cli.ground import add_ground
 from hf_rec.cli.index import add_index
@@ -33,6 +35,8 @@ COMMANDS = (
     add_recommend,
     add_evaluate,
     add_serve,
+    add_catalog,
+    add_export,
     add_fuse,
     add_ground,
     add_rerank,

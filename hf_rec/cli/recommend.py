@@ -1,4 +1,4 @@
-"""`hf-rec recommend`: the next items for one history, or for each row of a split."""
+"""`hf-rec recommend`: the next items for one history, for each row of a split, or for a table of users."""
 
 import argparse
 import json
@@ -14,29 +14,39 @@ if TYPE_CHECKING:
     from hf_rec.recommenders.language_model import LanguageModelRecommender
 
 
-_OF_LISTS = ("out", "split", "limit", "every_label", "batch_size")
+_OF_SPLITS = ("split", "limit", "every_label")
+_OF_LISTS = ("out", "batch_size", "overwrite", *_OF_SPLITS)
 
 
 def add_recommend(commands: Any) -> argparse.ArgumentParser:
     """Add `hf-rec recommend` to the parser of all commands."""
     parser = commands.add_parser(
         "recommend",
-        help="the next items for one history, or for each row of a split",
+        help="the next items for one history, each row of a split, or a table of users",
         description="Recommend the items that follow a history; or, with --data, write the list of each row of a "
-        "split into a folder, for another model to learn from.",
+        "split into a folder, for another model to learn from; or, with --users, write the lists of a table of users. "
+        "Under `accelerate launch` each process ranks a share of it, and a run that was stopped goes on where it was.",
         epilog='example: hf-rec recommend --model runs/demo/msl --history "Star Harbour" "Iron Orchard" --k 5',
     )
     add_model_flags(parser, ranks_split=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--history", nargs="+", metavar="ITEM", help="raw ids or titles, oldest first")
+    which.add_argument(
+        "--users",
+        metavar="FILE",
+        help="parquet with user_id and history (raw ids), and maybe history_timestamps, exclude",
+    )
     which.add_argument("--data", metavar="DIR", help="folder written by `hf-rec prepare`: a list for each of its rows")
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: %(default)s)")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="ids or titles not to recommend")
     parser.add_argument("--exclude-history", action="store_true", help="recommend nothing that is in the history")
     parser.add_argument("--allow", nargs="+", metavar="ITEM", help="ids or titles, nothing else may be recommended")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    lists = parser.add_argument_group("lists of a split, with --data")
-    lists.add_argument("--out", metavar="DIR", help="folder of lists.parquet and lists.json")
+    lists = parser.add_argument_group("many lists, with --data or --users")
+    lists.add_argument(
+        "--out", metavar="PATH", help="folder of lists.parquet and lists.json; with --users a parquet file"
+    )
+    lists.add_argument("--overwrite", action="store_true", help="with --users: begin anew where --out is there")
     lists.add_argument("--split", help="rows to make lists for (default: train)")
     lists.add_argument("--limit", type=int, help="this many rows, evenly spaced (default: all of the split)")
     lists.add_argument(
@@ -58,7 +68,10 @@ def _recommend(args: argparse.Namespace) -> None:
     if args.data is not None:
         _write_lists(args)
         return
-    refuse_flags(args, _OF_LISTS, "without `--data`")
+    if args.users is not None:
+        _recommend_users(args)
+        return
+    refuse_flags(args, _OF_LISTS, "without `--data` or `--users`")
     logging.disable_progress_bar()
     recommender = load_model(args)
     catalog = recommender.catalog
@@ -98,7 +111,7 @@ def _write_lists(args: argparse.Namespace) -> None:
     from hf_rec.evaluation.ranked_lists import write_lists
     from hf_rec.evaluation.run_files import method_name
 
-    refuse_flags(args, ["exclude", "allow", "json"], "with `--data`, which writes lists into a folder")
+    refuse_flags(args, ["exclude", "allow", "json", "overwrite"], "with `--data`, which writes lists into a folder")
     if args.out is None:
         raise ValueError("`--data` needs `--out`, the folder that the lists are written into.")
     if args.k < 1:
@@ -128,6 +141,33 @@ def _items_on_path(recommender: "LanguageModelRecommender", item_ids: list["RawI
     leaves = trie.row_leaf(len(catalog)).cpu()[catalog.rows(item_ids)]
     sizes: list[int] = trie.leaf_ptr.cpu().diff()[leaves].tolist()
     return sizes
+
+
+def _recommend_users(args: argparse.Namespace) -> None:
+    """The lists of a table of users, in a file."""
+    from accelerate import PartialState
+
+    from hf_rec.evaluation.user_lists import recommend_users
+
+    refuse_flags(args, ["exclude", "allow", "json", *_OF_SPLITS], "with `--users`, which writes lists into a file")
+    if args.out is None:
+        raise ValueError("`--users` needs `--out`, the parquet file that the lists are written into.")
+    num_users = recommend_users(
+        load_model(args),
+        args.users,
+        args.out,
+        k=args.k,
+        exclude_history=args.exclude_history,
+        num_beams=args.num_beams,
+        batch_size=args.batch_size,
+        overwrite=args.overwrite,
+    )
+    if not PartialState().is_main_process:
+        return
+    if num_users is None:
+        print(f"{args.out} is finished: nothing to do.")
+    else:
+        print(f"{args.out}: {num_users:,} lists of {args.k} items")
 
 
 def find_item(catalog: "Catalog", text: str, flag: str) -> list["RawId"]:

@@ -12,7 +12,7 @@ TOKEN_VARIABLE = "HF_REC_SERVE_TOKEN"
 _EXTRA = ("fastapi", "uvicorn")
 _LIMITS = {  # of ServeSettings
     "max_batch": (int, "N", "requests that a model answers at a time (default: 32)"),
-    "batch_wait": (float, "SECONDS", "how long an idle model waits for more requests (default: 0.002)"),
+    "batch_wait": (float, "SECONDS", "pause between requests that ends a batch (default: 0.002)"),
     "max_waiting": (int, "N", "requests that may wait for a model; further ones get 503 (default: 1024)"),
     "max_k": (int, "N", "longest list (default: 100)"),
     "max_history": (int, "N", "most events of a history, and most candidates to score (default: 1000)"),

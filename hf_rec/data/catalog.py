@@ -152,6 +152,10 @@ class Catalog:
         """Rows of several raw ids, in their order."""
         return [self.row(raw_id) for raw_id in raw_ids]
 
+    def title(self, raw_id: str | int) -> str | None:
+        """Title of a raw id; `None` where it has none."""
+        return None if self.titles is None else self.titles[self.row(raw_id)]
+
     def find_title(self, title: str) -> list[int]:
         """
         Rows of all items with this title, lowest first; `[]` where there is none.
@@ -182,6 +186,29 @@ class Catalog:
         if self.original_titles is not None:
             titles = [self.original_titles[row] for row in rows]
         return Catalog([self.ids[row] for row in rows], titles, [self.attributes[row] for row in rows])
+
+    def with_records(self, records: Iterable[dict[str, Any]]) -> "Catalog":
+        """
+        A catalog with further items behind these.
+
+        Args:
+            records (iterable of `dict`): As of [`Catalog.from_records`].
+        """
+        more = Catalog.from_records(records)
+        known = [item_id for item_id in more.ids if item_id in self._rows]
+        if known:
+            others = f", as are {len(known) - 1} others" if len(known) > 1 else ""
+            raise ValueError(f"Item {known[0]!r} is in the catalog already{others}.")
+        titles: list[str | None] | None = None
+        if self.original_titles is not None or more.original_titles is not None:
+            titles = [title for part in (self, more) for title in part.original_titles or [None] * len(part)]
+        return Catalog(self.ids + more.ids, titles, self.attributes + more.attributes)
+
+    def renamed(self, row: int, title: str) -> "Catalog":
+        """A catalog in which one item has another title."""
+        titles = list(self.original_titles or [None] * len(self))
+        titles[row] = title
+        return Catalog(self.ids, titles, self.attributes)
 
     def has_items_of(self, other: "Catalog") -> bool:
         """

@@ -3,6 +3,7 @@ One folder is a recommender: weights or an adapter, tokenizer, catalog, prompt, 
 says how to rank with them and holds the hash of each. Safetensors and JSON alone: nothing in such a folder is code.
 """
 
+from hf_rec.hub.change_catalog import change_catalog
 from hf_rec.hub.files import read_index
 from hf_rec.hub.load import load_base, load_recommender
 from hf_rec.hub.push import push_recommender
@@ -13,6 +14,7 @@ from hf_rec.hub.save_reranked import save_reranked
 
 
 __all__ = [
+    "change_catalog",
     "load_base",
     "load_recommender",
     "push_recommender",

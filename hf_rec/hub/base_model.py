@@ -176,11 +176,16 @@ def _sha256_of_version(folder: str, stamps: tuple[tuple[str, int, int], ...]) ->
     return weights_sha256(folder)
 
 
-def _warn_of_tied_layers(model: PeftModel, adapter: PeftConfig) -> None:
+def tied_layers(model: PeftModel, adapter: PeftConfig) -> list[str]:
+    """Layers of an adapter that are on a head that is one matrix with the embeddings, or on these."""
     targets = getattr(adapter, "target_modules", None)
     tied = getattr(model.get_base_model().config.get_text_config(), "tie_word_embeddings", False)
-    found = [name for name in _TIED if isinstance(targets, set | list) and name in targets]
-    if tied and found:
+    return [name for name in _TIED if tied and isinstance(targets, set | list) and name in targets]
+
+
+def _warn_of_tied_layers(model: PeftModel, adapter: PeftConfig) -> None:
+    found = tied_layers(model, adapter)
+    if found:
         logger.warning_once(
             f"The adapter is on {', '.join(found)} of a model whose head and embeddings are one matrix. It is saved "
             "and loaded as trained, but `merge_and_unload` would write it into both, and scores would change: do not "

@@ -100,10 +100,10 @@ def _copy(source: Path, folder: Path, part: Recommender) -> None:
     config = folder / "config.json"
     if config.is_file():
         content = json.loads(config.read_bytes())
-        moved = {role: _moved(source, content[role], folder) for role in PLACES[config.name] if content.get(role)}
+        moved = {role: moved_name(source, content[role], folder) for role in PLACES[config.name] if content.get(role)}
         config.write_text(json.dumps(content | moved, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if index["base"] is not None and index["base"].get("path"):
-        index["base"]["path"] = _moved(source, index["base"]["path"], folder)
+        index["base"]["path"] = moved_name(source, index["base"]["path"], folder)
     if isinstance(part, LanguageModelRecommender):
         index |= {"tau": float(part.tau), "scoring": part.scoring}
     if isinstance(part, Reranker):
@@ -111,7 +111,7 @@ def _copy(source: Path, folder: Path, part: Recommender) -> None:
     (folder / RECOMMENDER_FILE).write_text(index_text(index), encoding="utf-8")
 
 
-def _moved(source: Path, name: str, folder: Path) -> str:
+def moved_name(source: Path, name: str, folder: Path) -> str:
     """What a folder that `source` names has to be called in `folder`; the same where it lies inside, or is none."""
     place = (source / name).resolve()
     if not place.is_dir() or place.is_relative_to(source.resolve()):

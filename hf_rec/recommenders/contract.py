@@ -6,8 +6,9 @@ Shapes: U users · k places of a list · N items of the catalog.
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from transformers.utils import logging
 from hf_rec.data.catalog import Catalog
 from hf_rec.recommenders.allowed_items import AllowedItems, ItemRules
 
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RawId = str | int
 Times = Sequence[Sequence[int]]  # Unix seconds of the events of each history
@@ -42,12 +46,43 @@ class Recommendations:
             scores that the model computes (what `score` returns), up to ties: no part of the catalog that the search
             gave up can score as high, and no score was NaN.
         nan_scores (`np.ndarray` of shape `(U,)`): How many scores were NaN, int64. Such items are in no list.
+        catalog ([`Catalog`], *optional*): The items, for their titles.
     """
 
     item_ids: list[list[RawId]]
     scores: np.ndarray
     certified: np.ndarray
     nan_scores: np.ndarray
+    catalog: Catalog | None = field(default=None, repr=False, compare=False)
+
+    def to_pandas(self, users: Sequence[Any] | None = None) -> "pd.DataFrame":
+        """
+        One row an item of a list.
+
+        Args:
+            users (`list`, *optional*): What to call the users; by default their numbers.
+
+        Returns:
+            `pandas.DataFrame`: `user`, `place` (from 1), `item_id`, `title`, `score`, `certified` (of the list).
+        """
+        import pandas as pd
+
+        users = range(len(self.item_ids)) if users is None else users
+        if len(users) != len(self.item_ids):
+            raise ValueError(f"`users` has {len(users)} names for {len(self.item_ids)} lists.")
+        rows = [
+            (
+                users[user],
+                place,
+                item_id,
+                None if self.catalog is None else self.catalog.title(item_id),
+                score,
+                certain,
+            )
+            for user, (ids, certain) in enumerate(zip(self.item_ids, self.certified.tolist(), strict=True))
+            for place, (item_id, score) in enumerate(zip(ids, self.scores[user].tolist(), strict=False), start=1)
+        ]
+        return pd.DataFrame(rows, columns=["user", "place", "item_id", "title", "score", "certified"])
 
 
 @dataclass(frozen=True)
@@ -161,7 +196,7 @@ class Recommender:
             )
             for user, listed in zip(users, found.rows, strict=True):
                 item_ids[user] = [self.catalog.ids[row] for row in listed]
-        return Recommendations(item_ids, scores, certified, nan_scores)
+        return Recommendations(item_ids, scores, certified, nan_scores, self.catalog)
 
     def score(
         self,

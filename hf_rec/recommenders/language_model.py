@@ -33,6 +33,7 @@ from hf_rec.search.logits_process import TrieLogitsProcessor, check_scoring
 from hf_rec.search.model_inputs import base_model, decoder_start_token, is_encoder_decoder
 from hf_rec.search.priors import ItemPrior, TriePrior
 from hf_rec.trie.csr import TrieCSR
+from hf_rec.trie.item_trie import ItemTrie
 
 
 if TYPE_CHECKING:
@@ -111,6 +112,22 @@ class LanguageModelRecommender(Recommender):
         self._leaf_ptr, self._leaf_rows = trie.leaf_ptr.cpu().numpy(), trie.leaf_rows.cpu().numpy()
         self._leaf_sizes = np.diff(self._leaf_ptr)
         self._row_leaf = trie.row_leaf(len(catalog)).cpu().numpy()
+
+    def with_catalog(self, catalog: Catalog) -> "LanguageModelRecommender":
+        """
+        The same model over other items, without training: it writes what they are called.
+
+        Args:
+            catalog ([`Catalog`]): The items to recommend; also those that histories may hold.
+
+        Raises:
+            `ValueError`: See [`~hf_rec.Prompt.with_catalog`].
+        """
+        prompt = self.prompt.with_catalog(self.tokenizer, catalog)
+        trie = ItemTrie.from_flat(*prompt.item_paths).csr()
+        return LanguageModelRecommender(
+            self.model, self.tokenizer, catalog, prompt, trie, self.tau, self.scoring, self.batch_size
+        )
 
     def logits_processor(self, prompt_length: int) -> TrieLogitsProcessor:
         """

@@ -11,6 +11,9 @@ from hf_rec.serving.settings import ServeSettings
 from hf_rec.serving.work import Work
 
 
+_MOST_PAUSES = 10
+
+
 class Overloaded(Exception):
     """More requests wait for a model than may."""
 
@@ -75,8 +78,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            if len(self._waiting) < self.settings.max_batch and not self._closing:
-                await asyncio.sleep(self.settings.batch_wait)
+            await self._gather()
             jobs = self._take()
             if not jobs:
                 if self._closing:
@@ -93,6 +95,16 @@ class Batcher:
                     job.answer.set_exception(answer)
                 else:
                     job.answer.set_result(answer)
+
+    async def _gather(self) -> None:
+        """Wait as long as requests keep coming, a few pauses at most: who was answered together asks again."""
+        for _ in range(_MOST_PAUSES):
+            waiting = len(self._waiting)
+            if self._closing or waiting >= self.settings.max_batch:
+                return
+            await asyncio.sleep(self.settings.batch_wait)
+            if len(self._waiting) == waiting:
+                return
 
     def _take(self) -> list[_Job]:
         """The oldest request, and those behind it that go with it; the others keep their places."""

@@ -61,8 +61,7 @@ class LoadedModel:
 
     def title(self, item_id: RawId) -> str | None:
         """Title of an item; `None` where it has none."""
-        catalog = self.recommender.catalog
-        return None if catalog.titles is None else catalog.titles[catalog.row(item_id)]
+        return self.recommender.catalog.title(item_id)
 
 
 class ServedModel:

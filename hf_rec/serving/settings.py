@@ -10,7 +10,8 @@ class ServeSettings:
 
     Args:
         max_batch (`int`, *optional*, defaults to `32`): Requests that a model answers at a time.
-        batch_wait (`float`, *optional*, defaults to `0.002`): Seconds that an idle model waits for more requests.
+        batch_wait (`float`, *optional*, defaults to `0.002`): Seconds without a new request
+            after which a model that is free begins; at most ten times that passes.
         max_waiting (`int`, *optional*, defaults to `1024`): Requests that may wait for a model; the next one gets 503.
         max_k (`int`, *optional*, defaults to `100`): Longest list.
         max_history (`int`, *optional*, defaults to `1000`): Most events of a history, and most candidates to score.

@@ -45,7 +45,19 @@ def test_help_loads_no_model_code():
 
 
 def test_every_command_has_help_and_a_description(capsys):
-    for command in ("demo", "prepare", "recommend", "evaluate", "serve", "fuse", "diagnose", "shuffle", "report"):
+    for command in (
+        "demo",
+        "prepare",
+        "recommend",
+        "evaluate",
+        "serve",
+        "catalog",
+        "export",
+        "fuse",
+        "diagnose",
+        "shuffle",
+        "report",
+    ):
         with pytest.raises(SystemExit) as stop:
             run(command, "--help")
         assert stop.value.code == 0

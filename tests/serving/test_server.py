@@ -17,9 +17,10 @@ from hf_rec.serving.settings import ServeSettings
 
 
 @contextlib.contextmanager
-def running(models, **settings):
+def running(models, token=None, page=False, **settings):
     """Port of a server in a thread of this process, and what makes it stop."""
-    server = make_server(RecommenderServer(models, ServeSettings(**settings)), "127.0.0.1", 0, log_level="error")
+    application = RecommenderServer(models, ServeSettings(**settings), token, page)
+    server = make_server(application, "127.0.0.1", 0, log_level="error")
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()

@@ -342,6 +342,24 @@ class Prompt:
             prompt.standing.remember(path.parent)
         return prompt
 
+    def with_catalog(self, tokenizer: "PreTrainedTokenizerBase", catalog: Catalog) -> "Prompt":
+        """
+        The same prompt for other items: settings and fixed text stay, and all items are tokenised anew.
+
+        Args:
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The one that this prompt was made with.
+            catalog ([`Catalog`]): The items.
+
+        Raises:
+            `ValueError`: Where a model would know the items by their rows (numbers, collaborative tokens), or the
+                tokenizer lacks the tokens of a new item.
+        """
+        if DIGITS in self.forms.all or self.item_token_start is not None:
+            known = "the numbers" if DIGITS in self.forms.all else "the collaborative tokens"
+            raise ValueError(f"The model knows its items by {known} of their rows. Train again for other items.")
+        frame = (self._head.tolist(), self._tail.tolist())
+        return Prompt(tokenizer, catalog, **self._state()["settings"], _saved=_Saved(frame, None, {}))
+
     def _state(self) -> dict:
         names = ("form", "max_length", "max_history", "max_item_tokens", "separator", "instruction")
         usual: dict = {"item_path": TITLE, "history_path": None, "item_attributes": None, "template": None}

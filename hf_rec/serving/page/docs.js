@@ -16,7 +16,7 @@ function typeName(schema) {
   return schema.type ?? "any";
 }
 
-function row(name, schema, required) {
+function row(name, schema, required = false) {
   const limits = ["minimum", "maximum", "maxLength", "minItems", "default"]
     .filter((key) => schema[key] !== undefined)
     .map((key) => `${key} ${JSON.stringify(schema[key])}`);
@@ -28,8 +28,8 @@ function table(title, rows) {
   return rows.length ? [element("h3", {}, title), element("div", { class: "wide" }, element("table", {}, ...rows))] : [];
 }
 
-function fields(schema) {
-  return Object.entries(schema.properties ?? {}).map(([name, part]) => row(name, part, schema.required?.includes(name)));
+function fields(schema, required = []) {
+  return Object.entries(schema.properties ?? {}).map(([name, part]) => row(name, part, required.includes(name)));
 }
 
 function show(api) {
@@ -47,7 +47,7 @@ function show(api) {
         element("h2", {}, element("code", {}, `${method.toUpperCase()} ${path}`)),
         element("p", {}, operation.description ?? ""),
         element("pre", {}, `curl ${url}${data}`),
-        ...table("Request", [...parameters, ...fields(body)]), ...table("Answer", fields(answer))));
+        ...table("Request", [...parameters, ...fields(body, body.required)]), ...table("Answer", fields(answer))));
     }
   }
 }

@@ -108,12 +108,14 @@ function showList(list, model, answer) {
   const scores = answer.items.map((item) => item.score ?? 0);
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
   const share = (item) => item.probability ?? (high > low ? (item.score - low) / (high - low) : 1);
+  const names = answer.items.map(nameOf);
   const most = Math.max(...answer.items.map(share), 1e-12);
   list.querySelector("ol").replaceChildren(...answer.items.map((item, place) => {
     const score = item.probability === null ? item.score.toFixed(3) : percent(item.probability);
     const title = model.has_paths
       ? element("button", { class: "title", title: "Show its path, token by token", click: () => showPath(model, item) }, nameOf(item))
       : element("span", { class: "title" }, nameOf(item));
+    if (names.indexOf(nameOf(item)) !== names.lastIndexOf(nameOf(item))) title.append(element("span", { class: "id" }, ` ${item.item_id}`));
     return element("li", { class: "item" },
       element("span", { class: "place" }, String(place + 1)),
       title,
@@ -168,9 +170,9 @@ function stepColumn(step, place) {
 
 function choice(option, taken) {
   const visible = option.token.replaceAll("\n", "⏎").replaceAll(" ", "␣");
-  return element("div", { class: taken ? "choice taken" : "choice" },
-    element("code", { title: visible }, visible), element("span", {}, percent(option.probability)),
-    element("progress", { max: 1, value: option.probability, "aria-hidden": "true" }));
+  const share = option.num_children === 1 ? [] : [element("span", {}, percent(option.probability)),
+    element("progress", { max: 1, value: option.probability, "aria-hidden": "true" })];
+  return element("div", { class: taken ? "choice taken" : "choice" }, element("code", { title: visible }, visible), ...share);
 }
 
 function closePath() {
