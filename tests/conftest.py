@@ -167,3 +167,29 @@ def tiny_lm(bpe_tokenizer):
             return LlamaForCausalLM(config).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def generated_scores():
+    """
+    `generated_scores(recommender, history)`: scores of the best 11 paths after a history of catalog rows, best first,
+    as `generate()` finds them with the recommender's logits processor.
+    """
+
+    def run(recommender, history):
+        prompt = torch.tensor([recommender.prompt.encode_history(history)])
+        length = 1 if recommender.model.config.is_encoder_decoder else prompt.shape[1]
+        out = recommender.model.generate(
+            prompt,
+            logits_processor=[recommender.logits_processor(length)],
+            num_beams=11,
+            num_return_sequences=11,
+            length_penalty=0.0,
+            max_new_tokens=recommender.trie.max_depth + 1,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        return out.sequences_scores.numpy()
+
+    return run

@@ -92,7 +92,8 @@ def rows_sha256(dataset: Any) -> str | None:
         return dataset.sha256()
     if not isinstance(dataset, Dataset):
         return None
-    rows = dataset.select_columns([name for name in _COLUMNS if name in dataset.column_names])
+    known = [name for name in _COLUMNS if name in dataset.column_names]
+    rows = dataset.select_columns(known or dataset.column_names)  # rows of tokens have other columns
     if len(rows) > _ROWS:
         rows = rows.select([row * len(rows) // _ROWS for row in range(_ROWS)])
     digest = hashlib.sha256(str(len(dataset)).encode())

@@ -171,41 +171,16 @@ class TestLanguageModelRecommender:
         recommender.model.bfloat16()
         assert recommender.recommend(HISTORIES, k=12).certified.all()
 
-    def test_generate_with_its_processor_gives_its_scores(self, make, bpe_tokenizer):
-        recommender = make(tau=0.7)
-        prompt = recommender.prompt.encode_history([0, 3])
-        out = recommender.model.generate(
-            torch.tensor([prompt]),
-            logits_processor=[recommender.logits_processor(len(prompt))],
-            num_beams=11,
-            num_return_sequences=11,
-            length_penalty=0.0,
-            max_new_tokens=recommender.trie.max_depth + 1,
-            do_sample=False,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
+    @pytest.mark.parametrize("kind", ["gpt2", "t5"])
+    def test_generate_with_its_processor_gives_its_scores(self, make, generated_scores, kind):
+        recommender = make(kind=kind, tau=0.7)
         scores = recommender.recommend([[100, 103]], k=12).scores[0]
-        np.testing.assert_allclose(out.sequences_scores, np.unique(scores)[::-1], rtol=1e-5, atol=1e-4)
+        found = generated_scores(recommender, [0, 3])
+        np.testing.assert_allclose(found, np.unique(scores)[::-1], rtol=1e-5, atol=1e-4)
 
-    def test_generate_with_its_processor_gives_the_scores_of_an_encoder_decoder_model(self, make):
-        recommender = make(kind="t5", tau=0.7)
-        prompt = torch.tensor([recommender.prompt.encode_history([0, 3])])
-        with pytest.raises(ValueError, match=f"`prompt_length` must be 1 .* got {prompt.shape[1]}"):
-            recommender.logits_processor(prompt.shape[1])
-        out = recommender.model.generate(
-            prompt,
-            logits_processor=[recommender.logits_processor(1)],
-            num_beams=11,
-            num_return_sequences=11,
-            length_penalty=0.0,
-            max_new_tokens=recommender.trie.max_depth + 1,
-            do_sample=False,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-        scores = recommender.recommend([[100, 103]], k=12).scores[0]
-        np.testing.assert_allclose(out.sequences_scores, np.unique(scores)[::-1], rtol=1e-5, atol=1e-4)
+    def test_the_processor_of_an_encoder_decoder_model_begins_behind_one_token(self, make):
+        with pytest.raises(ValueError, match="`prompt_length` must be 1 .* got 17"):
+            make(kind="t5").logits_processor(17)
 
     def test_a_prompt_that_does_not_fit_the_model_is_refused(self, make):
         recommender = make()

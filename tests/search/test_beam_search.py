@@ -88,9 +88,10 @@ class TestTrieBeamSearch:
             torch.testing.assert_close(found.scores, exact.gather(1, found.leaves), atol=1e-4, rtol=1e-4)
             assert found.leaves.sort(dim=1).values.tolist() == [list(range(12))] * 3
 
+    @pytest.mark.parametrize("kind", ["llama", "t5"])
     @pytest.mark.parametrize("scoring", SCORINGS)
-    def test_both_caches_and_plain_logits_agree(self, problem, tiny_lm, monkeypatch, scoring):
-        model = tiny_lm("llama", vocab_size=20)
+    def test_both_caches_and_plain_logits_agree(self, problem, tiny_lm, monkeypatch, scoring, kind):
+        model = tiny_lm(kind, vocab_size=20)
         expected = search(model, problem, num_beams=12, scoring=scoring)
         monkeypatch.setattr(CompactHead, "install", lambda model: None)
         without_head = search(model, problem, num_beams=12, scoring=scoring)

@@ -4,7 +4,6 @@ import pytest
 import torch
 import transformers as hf
 
-from hf_rec.models.language.compact_head import CompactHead
 from hf_rec.search import cache_probe
 from hf_rec.search.beam_search import score_leaves, trie_beam_search
 from hf_rec.search.logits_process import TrieLogitsProcessor
@@ -95,20 +94,6 @@ def test_model_families_are_brute_force(problem, name, kind):
     found = search(model, problem)
     torch.testing.assert_close(found.scores, exact.gather(1, found.leaves), atol=1e-4, rtol=1e-4)
     assert found.leaves.sort(dim=1).values.tolist() == [list(range(12))] * 3
-
-
-@pytest.mark.parametrize("scoring", SCORINGS)
-def test_both_caches_and_plain_logits_agree(problem, tiny_lm, monkeypatch, scoring):
-    model = tiny_lm("t5", vocab_size=20)
-    expected = search(model, problem, num_beams=4, scoring=scoring)
-    monkeypatch.setattr(CompactHead, "install", lambda model: None)
-    without_head = search(model, problem, num_beams=4, scoring=scoring)
-    only_rows = cache_probe.Ability(tree="not now", rows=None)
-    monkeypatch.setattr(cache_probe, "cache_ability", lambda *args: only_rows)
-    one_row_a_beam = search(model, problem, num_beams=4, scoring=scoring)
-    for other in (without_head, one_row_a_beam):
-        torch.testing.assert_close(other.scores, expected.scores)
-        assert torch.equal(other.leaves, expected.leaves)
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)

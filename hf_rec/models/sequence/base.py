@@ -107,6 +107,8 @@ class SequencePreTrainedModel(PreTrainedModel):
         rows = 1 + config.num_items + self.num_special_items
         self.item_embedding = nn.Embedding(rows, config.hidden_size, padding_idx=0)
         self.text_vectors = TextVectors(rows, config.text_size, config.hidden_size) if config.text_size else None
+        # A bias for each item, of the models that have one; of a table row i + 1 is item i, as among the item vectors
+        self.output_bias: nn.Embedding | nn.Parameter | None = None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.item_embedding
@@ -186,7 +188,9 @@ class SequencePreTrainedModel(PreTrainedModel):
 
     def item_bias(self, items: Tensor | None = None) -> Tensor | None:
         """What is added to the scores of all items, `(N,)`, or of the given ones; `None` where there is no bias."""
-        return None
+        if not isinstance(self.output_bias, nn.Embedding):
+            return self.output_bias if items is None or self.output_bias is None else self.output_bias[items]
+        return self.output_bias.weight[1:, 0] if items is None else self.output_bias(items + 1).squeeze(-1)
 
     def score_items(self, user_vectors: Tensor, items: Tensor | None = None) -> Tensor:
         """
@@ -212,8 +216,13 @@ class SequencePreTrainedModel(PreTrainedModel):
         return self(input_ids=input_ids, attention_mask=attention_mask).user_vector
 
     def set_sparse_item_gradient(self, sparse: bool) -> None:
-        """Whether looking items up gives the item table a sparse gradient, for optimizers that touch few rows."""
-        self.item_embedding.sparse = sparse
+        """Whether looking items up gives tables of items sparse gradients, for optimizers that touch few rows."""
+        for table in self.item_tables():
+            table.sparse = sparse
+
+    def item_tables(self) -> list[nn.Embedding]:
+        """The tables with a row for each item."""
+        return [table for table in (self.item_embedding, self.output_bias) if isinstance(table, nn.Embedding)]
 
     def _init_item_table(self, module: nn.Embedding) -> None:
         init.xavier_normal_(module.weight)

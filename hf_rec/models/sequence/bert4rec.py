@@ -100,9 +100,6 @@ class BERT4RecModel(SequencePreTrainedModel):
         """What stands in `input_ids` in place of a hidden event."""
         return self.config.num_items
 
-    def item_bias(self, items: Tensor | None = None) -> Tensor:
-        return self.output_bias if items is None else self.output_bias[items]
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:

@@ -67,12 +67,8 @@ class CaserModel(SequencePreTrainedModel):
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
         return self.output_embedding.weight[1:] if items is None else self.output_embedding(items + 1)
 
-    def item_bias(self, items: Tensor | None = None) -> Tensor:
-        return self.output_bias.weight[1:, 0] if items is None else self.output_bias(items + 1).squeeze(-1)
-
-    def set_sparse_item_gradient(self, sparse: bool) -> None:
-        for table in (self.item_embedding, self.output_embedding, self.output_bias):
-            table.sparse = sparse
+    def item_tables(self) -> list[nn.Embedding]:
+        return [*super().item_tables(), self.output_embedding]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
@@ -94,7 +90,7 @@ class CaserModel(SequencePreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if module is self.output_bias:
+        if module is self.output_bias and isinstance(module, nn.Embedding):
             init.zeros_(module.weight)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=1 / self.config.hidden_size)

@@ -130,13 +130,6 @@ class LRURecModel(SequencePreTrainedModel):
         self.output_bias = nn.Embedding(config.num_items + 1, 1, padding_idx=0)
         self.post_init()
 
-    def item_bias(self, items: Tensor | None = None) -> Tensor:
-        return self.output_bias.weight[1:, 0] if items is None else self.output_bias(items + 1).squeeze(-1)
-
-    def set_sparse_item_gradient(self, sparse: bool) -> None:
-        for table in (self.item_embedding, self.output_bias):
-            table.sparse = sparse
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
         Args:

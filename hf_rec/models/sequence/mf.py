@@ -62,12 +62,8 @@ class MFModel(SequencePreTrainedModel):
         self.dropout = Dropout(config.dropout)
         self.post_init()
 
-    def item_bias(self, items: Tensor | None = None) -> Tensor:
-        return self.output_bias.weight[1:, 0] if items is None else self.output_bias(items + 1).squeeze(-1)
-
-    def set_sparse_item_gradient(self, sparse: bool) -> None:
-        for table in (self.item_embedding, self.history_embedding, self.output_bias):
-            table.sparse = sparse
+    def item_tables(self) -> list[nn.Embedding]:
+        return [*super().item_tables(), self.history_embedding]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceModelOutput:
         """
@@ -89,7 +85,7 @@ class MFModel(SequencePreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if module is self.output_bias:
+        if module is self.output_bias and isinstance(module, nn.Embedding):
             init.zeros_(module.weight)
         elif isinstance(module, nn.Embedding):
             self._init_item_table(module)

@@ -9,6 +9,8 @@ Shapes: B rows · S positions of a row, padding included · T real positions of 
 was built for · h heads · e width of a head.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,13 +88,9 @@ class RaggedBatch:
         Returns:
             `torch.Tensor` of shape `(T, d)`.
         """
-        older = (self.lengths[self.rows] - 1 - self.age)[:, None]  # events before this one in its row
-        states, distance, longest = inputs, 1, min(self.shape[1], len(inputs))
-        while distance < longest:
-            carried = (decay * states[:-distance]).masked_fill(older[distance:] < distance, 0)
-            states = torch.cat([states[:distance], states[distance:] + carried])
-            decay, distance = decay * decay, 2 * distance
-        return states
+        older = self.lengths[self.rows] - 1 - self.age  # events before this one in its row
+        result: Tensor = _LinearRecurrence.apply(inputs, decay, older, self.age, self.shape[1])
+        return result
 
     def attention(self, causal: bool, padded_length: int | None = None) -> "RaggedAttention":
         """
@@ -121,6 +119,41 @@ class RaggedBatch:
         # Place of a position: where its row starts among the padded groups, plus the events before it
         inside = (torch.cat(row_starts) + self._sorted_lengths)[self._rank] - 1 - self.age
         return RaggedAttention(groups, torch.cat(index), inside, padded_length is not None)
+
+
+class _LinearRecurrence(torch.autograd.Function):
+    """
+    `h_t = decay * h_{t-1} + inputs_t` within rows that lie end to end. The gradient of the inputs is a recurrence too,
+    from the newest event back, so nothing is kept for it but the states.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, decay: Tensor, older: Tensor, newer: Tensor, longest: int) -> Tensor:
+        states = _carried(inputs, decay, older, longest)
+        ctx.save_for_backward(states, decay, older, newer)
+        ctx.longest = longest
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, decay, older, newer = ctx.saved_tensors
+        flipped = _carried(grads[0].flip(0), decay.conj(), newer.flip(0), ctx.longest)
+        grad_inputs = flipped.flip(0)
+        grad_decay = None
+        if ctx.needs_input_grad[1]:
+            before = states[:-1].conj().masked_fill((older[1:] == 0)[:, None], 0)
+            grad_decay = (grad_inputs[1:] * before).sum(dim=0)
+        return grad_inputs, grad_decay, None, None, None
+
+
+def _carried(inputs: Tensor, decay: Tensor, places: Tensor, longest: int) -> Tensor:
+    """The states of a linear recurrence; `places`: how many entries of its row come before each, at most `longest`."""
+    states, distance = inputs.clone(), 1
+    while distance < min(longest, len(states)):
+        carried = states[:-distance] * decay
+        states[distance:] += carried.masked_fill_((places[distance:] < distance)[:, None], 0)
+        decay, distance = decay * decay, 2 * distance
+    return states
 
 
 class RaggedAttention:

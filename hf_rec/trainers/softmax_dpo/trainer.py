@@ -2,31 +2,23 @@
 
 import copy
 import json
-import math
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import is_peft_model
-from datasets import Dataset, IterableDataset
-from datasets.fingerprint import Hasher
 from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
-from hf_rec.columns import HISTORY, TARGET
 from hf_rec.data.catalog import Catalog
-from hf_rec.data.negatives import label_counts
 from hf_rec.data.preference_collator import (
     ANSWER_LENGTHS,
     CHOSEN_IDS,
@@ -35,26 +27,23 @@ from hf_rec.data.preference_collator import (
     REF_REJECTED,
     REJECTED_IDS,
     WEIGHT,
-    PreferenceCollator,
 )
 from hf_rec.data.prompts.next_item import Prompt
-from hf_rec.evaluation.protocol import protocol_key
 from hf_rec.losses.preference import softmax_dpo_loss
 from hf_rec.metrics.ranking import list_bounds, metric_values
 from hf_rec.models.evaluation_mode import evaluation_mode
 from hf_rec.models.language.item_tokens import ItemTokens
 from hf_rec.models.language.path_tokens import save_path_tokens_alone
-from hf_rec.models.language.positions import num_positions
 from hf_rec.search.model_inputs import base_model, is_encoder_decoder
-from hf_rec.trainers.item_rows import check_catalog_rows, warm_leaves
-from hf_rec.trainers.language_trainer import LanguageTrainer
 from hf_rec.trainers.seen_leaves import SEEN_LEAVES, WithSeenLeaves
 from hf_rec.trainers.selection_metric import RANKING_METRICS, check_selection_metric
 from hf_rec.trainers.softmax_dpo.answer_scorer import AnswerScorer
 from hf_rec.trainers.softmax_dpo.config import SoftmaxDPOConfig
 from hf_rec.trainers.softmax_dpo.metrics import REWARD_METRICS, reward_metrics
+from hf_rec.trainers.softmax_dpo.noted_metrics import NotedMetrics
 from hf_rec.trainers.softmax_dpo.own_lists import own_lists_of
 from hf_rec.trainers.softmax_dpo.packed_answers import PackedAnswers
+from hf_rec.trainers.softmax_dpo.preference_rows import PreferenceRows
 from hf_rec.trainers.softmax_dpo.prompt_sharing import PromptSharing
 from hf_rec.trainers.softmax_dpo.reference import (
     REF_ADAPTER,
@@ -66,20 +55,11 @@ from hf_rec.trainers.softmax_dpo.reference import (
     freeze_reference_adapter,
     second_model,
 )
-from hf_rec.trainers.softmax_dpo.rows import (
-    encode_items,
-    encode_text,
-    most_rejected,
-    row_kind,
-    tokenised,
-    with_negatives,
-)
-from hf_rec.trainers.starting_point import StartingPoint, model_name, padding_token
-from hf_rec.trainers.stored_lists import StoredLists
+from hf_rec.trainers.starting_point import StartingPoint, model_name
 from hf_rec.trie.item_trie import ItemTrie
 
 
-class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
+class SoftmaxDPOTrainer(PreferenceRows, NotedMetrics, DPOTrainer):
     """
     Trainer for Softmax-DPO: DPO with any number of rejected answers (S-DPO, https://huggingface.co/papers/2406.09215).
     It is not TRL's `SDPOTrainer`, which is another method.
@@ -168,16 +148,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             trie=trie,
             quantization_config=quantization_config,
         )
-        if is_encoder_decoder(start.model):
-            raise ValueError(
-                f"`model` is a {type(base_model(start.model)).__name__}, which has an encoder; Softmax-DPO trains "
-                "decoders alone. Use MSLTrainer, or a causal LM."
-            )
-        if start.trie is None and args.scoring == "valid":
-            raise ValueError(
-                "`scoring='valid'` needs `catalog` (or `trie`), or a `model` folder that a trainer of hf_rec wrote. "
-                "For text rows without items use `scoring='full_vocab'`."
-            )
+        _check_start(start, args)
         self.take_items(start, args)
         self._tau = start.tau
         check_reference(start.model, ref_model)
@@ -187,30 +158,9 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             peft_config = start.adapter_config(peft_config, args.loading_options.get("revision"))
         # Before the engines wrap and share out the weights, so that each of them finds the same
         self._reference = describe_reference(start.model, ref_model, has_new_adapter=peft_config is not None)
-        self._own_lists: StoredLists | None = None
-        if args.negatives == "own_lists":
-            self._own_lists = own_lists_of(start, args, train_dataset)
-        self._answer_trie = start.trie if args.scoring == "valid" else None
-        self._counts: np.ndarray | None = None
-        self._warm: Tensor | None = None
-        # Sums of values and of their number, (2, metrics), on the device until they are logged
-        self._noted_sums: Tensor | None = None
-        self._noted_names: list[str] = []
-        self._list_metrics: dict[str, float] = {}  # for the first log of training
-        if self._own_lists is not None:
-            self._list_metrics = {
-                "lists/target": self._own_lists.target_share,
-                "lists/length": self._own_lists.mean_length,
-            }
-        limits = [length for length in (args.max_length, num_positions(start.model.config)) if length is not None]
-        # The rows of a process are one another's negatives: with blank ones there would be others than without
-        self._fills_with_blanks = args.negatives != "in_batch"
-        self._max_length = min(limits, default=None)  # of a prompt with one answer
-        self._collator = PreferenceCollator(
-            pad_token_id=padding_token(start.tokenizer),
-            trie=None if self._answer_trie is None else self._answer_trie.csr(),
-            in_batch=args.negatives == "in_batch",
-        )
+        self._own_lists = own_lists_of(start, args, train_dataset) if args.negatives == "own_lists" else None
+        self.note_lists(self._own_lists)
+        self.take_row_settings(start, args)
         self._score_answers = AnswerScorer(
             PromptSharing(args.shared_prefix, autocast=args.bf16 or args.fp16),
             start.tau,
@@ -221,7 +171,6 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
             collator = WithSeenLeaves(collator, self.csr, len(self.catalog))
         model_init_kwargs, args = args.model_init_kwargs, copy.copy(args)
         args.model_init_kwargs = None  # used up; DPOTrainer warns of what it would ignore
-        self._awaits_training_rows = True
         self._before_rows = ExitStack()
         with self._before_rows:
             self._before_rows.enter_context(_without_head_adapter(start.model))
@@ -251,64 +200,6 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
     @property
     def tau(self) -> float:
         return self._tau
-
-    # Data
-
-    def _prepare_dataset(
-        self,
-        dataset: Dataset | IterableDataset,
-        processing_class: PreTrainedTokenizerBase,
-        args: SoftmaxDPOConfig,
-        dataset_name: str,
-    ) -> Dataset | IterableDataset:
-        self._before_rows.close()
-        is_train, self._awaits_training_rows = self._awaits_training_rows, False  # `dataset_name` may be a user's
-        kind = row_kind(dataset.column_names or list(next(iter(dataset))))
-        encode: Callable[[dict], dict] = dict
-        if kind == "items":
-            encode = partial(encode_items, prompt=self._known_prompt())
-        elif kind == "text":
-            encode = partial(encode_text, processing_class=processing_class)
-        settings = (Hasher.hash(processing_class), self._max_length, self.tau, args.scoring)
-        hashes = [part and part.sha256 for part in (self.catalog, self.prompt, self.trie)]
-        with PartialState().main_process_first():
-            if kind == "items":
-                dataset = self._with_negatives(dataset, args, is_train)
-            dataset = tokenised(
-                dataset,
-                kind,
-                encode,
-                may_lack_rejected=args.negatives == "in_batch",
-                max_length=self._max_length,
-                settings=(*settings, *hashes),  # what tokens and cached log-probabilities of the reference depend on
-                trie=self._answer_trie,
-                keeps_history=args.seen == "mask" and not is_train,
-                num_proc=args.dataset_num_proc,
-            )
-        if isinstance(dataset, Dataset):
-            self._collator.num_rejected = max(self._collator.num_rejected, most_rejected(dataset))
-        return dataset
-
-    def _with_negatives(
-        self, dataset: Dataset | IterableDataset, args: SoftmaxDPOConfig, is_train: bool
-    ) -> Dataset | IterableDataset:
-        num_items = len(self._known_prompt())
-        check_catalog_rows(dataset, num_items)
-        if is_train and isinstance(dataset, Dataset):
-            self._counts = label_counts(dataset, num_items)
-            self._warm = warm_leaves(dataset, self.csr, num_items)
-        assert self.csr is not None  # where there is a prompt, there is a trie
-        leaf_of_row = self.csr.row_leaf(num_items).cpu().numpy()
-        lists = None if self._own_lists is None else self._own_lists.lists
-        return with_negatives(dataset, args, leaf_of_row, self._counts, is_train, lists)
-
-    def _known_prompt(self) -> Prompt:
-        if self.prompt is None:
-            raise ValueError(f"Rows with `{HISTORY}` and `{TARGET}` need `catalog`, whose rows they are.")
-        return self.prompt
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS, REF_CHOSEN, REF_REJECTED, WEIGHT, HISTORY]
 
     # Loss
 
@@ -363,49 +254,7 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
         total = self.accelerator.reduce(weights.sum(), reduction="mean")
         return (losses * weights).sum() / total
 
-    def _note_targets(self, losses: Tensor, nll: Tensor, batch: PackedAnswers) -> None:
-        """The loss and `-log P` of the chosen answers; both of those that occur in training."""
-        noted = {"loss": losses, "nll": nll}
-        if self._warm is not None and self.csr is not None:
-            warm = self._warm.to(nll.device)[batch.chosen_leaves(self.csr)]
-            noted |= {"nll_warm": nll.masked_fill(~warm, torch.nan), "loss_warm": losses.masked_fill(~warm, torch.nan)}
-        self._note("eval", noted)
-
-    def _note(self, mode: str, metrics: dict[str, Tensor]) -> None:
-        """Keep values of rows, `(B,)` each, for the next log, which writes their means over all processes."""
-        values = torch.stack(list(metrics.values()))
-        if mode == "eval":  # without the rows that fill up the last batch
-            gathered = self.accelerator.gather_for_metrics(values.T.contiguous()).T
-            for name, row in zip(metrics, gathered.tolist(), strict=True):
-                self._metrics[mode][name] += [value for value in row if name == "loss" or not math.isnan(value)]
-            return
-        sums = torch.stack([values.nansum(1), (~values.isnan()).sum(1)])
-        self._noted_sums = sums if self._noted_sums is None else self._noted_sums + sums
-        self._noted_names = list(metrics)
-
-    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
-        """Add what the loss noted; in evaluation under the name of the data set, of which there may be several."""
-        if self.model.training and self._noted_sums is not None:
-            totals, counts = self.accelerator.reduce(self._noted_sums, reduction="sum").tolist()
-            means = zip(self._noted_names, totals, counts, strict=True)
-            self._metrics["train"] |= {name: [total / count] for name, total, count in means if count}
-            self._noted_sums = None
-            logs |= self._list_metrics
-            self._list_metrics = {}
-        if not self.model.training:
-            prefix = next((name.removesuffix("loss") for name in logs if name.endswith("_loss")), "eval_")
-            noted = self._metrics["eval"]
-            logs |= {f"{prefix}{name}": sum(values) / len(values) for name, values in noted.items() if values}
-            if self._ranks_in_evaluation:
-                logs[f"{prefix}protocol"] = protocol_key(num_beams=self.num_beams, seen=self.args.seen)
-            noted.clear()
-        super().log(logs, start_time)
-
     # Evaluation
-
-    @property
-    def _ranks_in_evaluation(self) -> bool:
-        return self.prompt is not None and self.num_beams > 0 and not self.args.prediction_loss_only
 
     def prediction_step(
         self,
@@ -461,6 +310,19 @@ class SoftmaxDPOTrainer(LanguageTrainer, DPOTrainer):
 
 
 _METRICS = ("loss", "loss_warm", "nll", "nll_warm", *REWARD_METRICS)
+
+
+def _check_start(start: StartingPoint, args: SoftmaxDPOConfig) -> None:
+    if is_encoder_decoder(start.model):
+        raise ValueError(
+            f"`model` is a {type(base_model(start.model)).__name__}, which has an encoder; Softmax-DPO trains "
+            "decoders alone. Use MSLTrainer, or a causal LM."
+        )
+    if start.trie is None and args.scoring == "valid":
+        raise ValueError(
+            "`scoring='valid'` needs `catalog` (or `trie`), or a `model` folder that a trainer of hf_rec wrote. "
+            "For text rows without items use `scoring='full_vocab'`."
+        )
 
 
 @contextmanager

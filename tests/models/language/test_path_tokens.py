@@ -1,5 +1,7 @@
 """A model that grows by path tokens: those rows and no others, reproducibly, tied and untied."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,19 @@ def test_the_rows_of_a_weight_that_zero_keeps_in_pieces_are_counted_whole(tiny_l
     rows, weight = num_rows(model), model.get_input_embeddings().weight
     weight.ds_shape, weight.data = weight.shape, torch.empty(0)  # what DeepSpeed leaves on a process
     assert num_rows(model) == rows
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_zero_keeps_in_pieces_grows_by_the_same_rows(tiny_lm, launch, tmp_path, kind):
+    pytest.importorskip("deepspeed", reason="deepspeed is an extra: pip install hf_rec[deepspeed]")
+    model = tiny_lm(kind)
+    model.save_pretrained(tmp_path / "base")
+    launch(Path(__file__).with_name("grow_sharded.py"), tmp_path / "base", tmp_path)
+    rows = num_rows(model)
+    grow_vocabulary(model, rows + 3, [rows, rows + 1, rows + 2], seed=1)
+    for process in range(2):
+        found = torch.load(tmp_path / f"{process}.pt", weights_only=True)
+        for name, weight in model.state_dict().items():
+            assert torch.equal(found[name], weight), (process, name)
