@@ -1,6 +1,6 @@
 """
-The command line: `hf-rec demo | prepare | index | recommend | evaluate | serve | fuse | ground | rerank | diagnose |
-shuffle | report`. Training is `accelerate launch recipes/...`.
+The command line: `hf-rec demo | prepare | index | recommend | evaluate | serve | catalog | export | fuse | ground |
+rerank | diagnose | shuffle | report`. Training is `accelerate launch recipes/...`.
 
 Each command imports what it needs when it runs, so that `hf-rec --help` answers at once.
 """
