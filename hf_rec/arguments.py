@@ -19,6 +19,7 @@ BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from trl import ModelConfig
 
 
 @dataclass
@@ -180,6 +181,15 @@ def select_rows(dataset: "Dataset", limit: int | None) -> "Dataset":
     if limit is None or limit >= len(dataset):
         return dataset
     return dataset.select([row * len(dataset) // limit for row in range(limit)])
+
+
+def loading_options(model_args: "ModelConfig", given: dict[str, Any] | None) -> dict[str, Any]:
+    """The flags of [`~trl.ModelConfig`] that `from_pretrained` takes; an option that is `given` beside them wins."""
+    return {
+        "revision": model_args.model_revision,
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+    } | (given or {})
 
 
 def _split_equals(args: Sequence[str]) -> list[str]:

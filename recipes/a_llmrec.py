@@ -18,12 +18,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import ALLMRecConfig, ALLMRecTrainer, MSLConfig, MSLTrainer
-from hf_rec.arguments import DataArguments, run_recipe, select_rows
+from hf_rec.arguments import DataArguments, loading_options, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import distinct_labels, seen_items
-from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
-from hf_rec.evaluation.full import evaluate_recommender
-from hf_rec.trainers.training_run import print_result, train_and_save
+from hf_rec.trainers.training_run import rank_test_rows, train_and_save
 
 
 @dataclass
@@ -106,11 +104,7 @@ def main(
     aligned = alignment_args.aligned_model or align(alignment_args, training_args, catalog, train, validation)
 
     # 3. Stage 2: the language model reads the joint vector of each item, and the state of the user
-    training_args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "dtype": model_args.dtype,
-        "attn_implementation": model_args.attn_implementation,
-    } | (training_args.model_init_kwargs or {})
+    training_args.model_init_kwargs = loading_options(model_args, training_args.model_init_kwargs)
     trainer = MSLTrainer(
         model_args.model_name_or_path,
         training_args,
@@ -125,23 +119,19 @@ def main(
 
     # 4. Rank the test rows, once
     if training_args.do_predict:
-        test = select_rows(splits[data_args.test_split], data_args.max_test_samples)
-        out = f"{training_args.output_dir}/{data_args.test_split}"
-        described = {
-            "split_rule": card["split"]["rule"],
-            "name": training_args.run_name or f"A-LLMRec {training_args.loss_type}",
-            "warm_items": seen_items(train),
-            "cost": cost,
-        }
         with trainer.whole_weights():
-            recommender = trainer.recommender()
-            result = evaluate_recommender(
-                recommender, test, out, split=data_args.test_split, seen=training_args.seen, **described
+            rank_test_rows(
+                trainer.recommender(),
+                select_rows(splits[data_args.test_split], data_args.max_test_samples),
+                training_args.output_dir,
+                split=data_args.test_split,
+                split_rule=card["split"]["rule"],
+                seen=training_args.seen,
+                name=training_args.run_name or f"A-LLMRec {training_args.loss_type}",
+                warm_items=seen_items(train),
+                cost=cost,
+                num_candidates=alignment_args.num_candidates,
             )
-            for number in alignment_args.num_candidates:
-                candidates = draw_candidates(test, catalog, number, split=data_args.test_split)
-                evaluate_candidates(recommender, test, candidates, f"{out}_1+{number}", **described)
-        print_result(result, training_args.output_dir, out)
 
 
 if __name__ == "__main__":

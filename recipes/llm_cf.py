@@ -15,12 +15,11 @@ from transformers import set_seed
 from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import distinct_labels, seen_items
-from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.models.sequence.llm_cf import LLMCFModel, LLMCFModelConfig
 from hf_rec.trainers.sequential.example_rows import texts_file
 from hf_rec.trainers.sequential.llm_cf import LLMCFTrainer
 from hf_rec.trainers.sequential.llm_cf_config import LLMCFConfig
-from hf_rec.trainers.training_run import print_result, train_and_save
+from hf_rec.trainers.training_run import rank_test_rows, train_and_save
 
 
 TEXT = "example_text"  # column that the lines of `--texts` become
@@ -71,11 +70,10 @@ def main(data_args: DataArguments, training_args: LLMCFConfig, model_args: LLMCF
 
     # 4. Rank the test rows, once
     if training_args.do_predict:
-        out = f"{training_args.output_dir}/{data_args.test_split}"
-        result = evaluate_recommender(
+        rank_test_rows(
             trainer.recommender(),
             select_rows(splits[data_args.test_split], data_args.max_test_samples),
-            out,
+            training_args.output_dir,
             split=data_args.test_split,
             split_rule=card["split"]["rule"],
             seen=training_args.seen,
@@ -83,7 +81,6 @@ def main(data_args: DataArguments, training_args: LLMCFConfig, model_args: LLMCF
             warm_items=seen_items(train),
             cost=cost,
         )
-        print_result(result, training_args.output_dir, out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import RerankConfig, RerankTrainer
-from hf_rec.arguments import DataArguments, run_recipe, select_rows
+from hf_rec.arguments import DataArguments, loading_options, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.ratings import few_shot
 from hf_rec.data.splits import seen_items
@@ -53,11 +53,7 @@ def main(
         train = few_shot(train, candidate_args.num_shots, training_args.seed)
 
     # 2. Train: a folder brings weights or adapter, tokenizer and, from a re-ranker, its prompt
-    training_args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "dtype": model_args.dtype,
-        "attn_implementation": model_args.attn_implementation,
-    } | (training_args.model_init_kwargs or {})
+    training_args.model_init_kwargs = loading_options(model_args, training_args.model_init_kwargs)
     trainer = RerankTrainer(
         model_args.model_name_or_path,
         training_args,

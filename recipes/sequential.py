@@ -17,11 +17,10 @@ from transformers import AutoConfig, AutoModel, set_seed
 from hf_rec.arguments import DataArguments, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import distinct_labels, seen_items
-from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.models.sequence.base import SequenceModelConfig
 from hf_rec.trainers.sequential.config import SequentialConfig
 from hf_rec.trainers.sequential.trainer import SequentialTrainer
-from hf_rec.trainers.training_run import print_result, train_and_save
+from hf_rec.trainers.training_run import rank_test_rows, train_and_save
 
 
 MODEL_TYPES = sorted(config.model_type for config in SequenceModelConfig.__subclasses__())
@@ -75,11 +74,10 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
 
     # 4. Rank the test rows, once
     if training_args.do_predict:
-        out = f"{training_args.output_dir}/{data_args.test_split}"
-        result = evaluate_recommender(
+        rank_test_rows(
             trainer.recommender(),
             select_rows(splits[data_args.test_split], data_args.max_test_samples),
-            out,
+            training_args.output_dir,
             split=data_args.test_split,
             split_rule=card["split"]["rule"],
             seen=training_args.seen,
@@ -87,7 +85,6 @@ def main(data_args: DataArguments, training_args: SequentialConfig, model_args: 
             warm_items=seen_items(train),
             cost=cost,
         )
-        print_result(result, training_args.output_dir, out)
 
 
 if __name__ == "__main__":

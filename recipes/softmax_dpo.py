@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_rec import SoftmaxDPOConfig, SoftmaxDPOTrainer, load_recommender
-from hf_rec.arguments import DataArguments, run_recipe, select_rows
+from hf_rec.arguments import DataArguments, loading_options, run_recipe, select_rows
 from hf_rec.data.prepare import load_prepared
 from hf_rec.data.splits import seen_items
-from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
 from hf_rec.evaluation.cost import measured_cost
-from hf_rec.evaluation.full import evaluate_recommender
 from hf_rec.trainers.softmax_dpo.self_play import train_rounds
-from hf_rec.trainers.training_run import print_result, train_and_save
+from hf_rec.trainers.training_run import rank_test_rows, train_and_save
 
 
 @dataclass
@@ -56,11 +54,7 @@ def main(
     validation = select_rows(splits[data_args.eval_split], data_args.max_eval_samples)
 
     # 2. Train: the folder brings weights or adapter, tokenizer, prompt, trie and temperature
-    training_args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "dtype": model_args.dtype,
-        "attn_implementation": model_args.attn_implementation,
-    } | (training_args.model_init_kwargs or {})
+    training_args.model_init_kwargs = loading_options(model_args, training_args.model_init_kwargs)
     given = {
         "args": training_args,
         "train_dataset": train,
@@ -81,26 +75,23 @@ def main(
 
     # 3. Rank the test rows, once: among all items, and among few
     if training_args.do_predict:
-        test = select_rows(splits[data_args.test_split], data_args.max_test_samples)
-        out = f"{training_args.output_dir}/{data_args.test_split}"
-        described = {
-            "split_rule": card["split"]["rule"],
-            "name": training_args.run_name or f"S-DPO, K={training_args.num_negatives}",
-            "warm_items": seen_items(train),
-            "cost": cost,
-        }
         with nullcontext() if trainer is None else trainer.whole_weights():
             if trainer is None:  # nothing was left to train
                 recommender = load_recommender(training_args.output_dir, device=training_args.device)
             else:
                 recommender = trainer.recommender()
-            result = evaluate_recommender(
-                recommender, test, out, seen=training_args.seen, split=data_args.test_split, **described
+            rank_test_rows(
+                recommender,
+                select_rows(splits[data_args.test_split], data_args.max_test_samples),
+                training_args.output_dir,
+                split=data_args.test_split,
+                split_rule=card["split"]["rule"],
+                seen=training_args.seen,
+                name=training_args.run_name or f"S-DPO, K={training_args.num_negatives}",
+                warm_items=seen_items(train),
+                cost=cost,
+                num_candidates=candidate_args.num_candidates,
             )
-            for number in candidate_args.num_candidates:
-                candidates = draw_candidates(test, catalog, number, split=data_args.test_split)
-                evaluate_candidates(recommender, test, candidates, f"{out}_1+{number}", **described)
-        print_result(result, training_args.output_dir, out)
 
 
 if __name__ == "__main__":

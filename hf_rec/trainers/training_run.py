@@ -1,15 +1,25 @@
-"""What a run needs around `trainer.train`: where it goes on, what it cost over all its parts, when it stops early."""
+"""What a run needs around `trainer.train`: where it goes on, what it cost, when it stops early, its test rows."""
 
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_rec.evaluation.candidates import draw_candidates, evaluate_candidates
 from hf_rec.evaluation.cost import measured_cost, read_cost, write_cost
+from hf_rec.evaluation.full import evaluate_recommender
+from hf_rec.evaluation.protocol import Seen
 from hf_rec.trainers.checkpoints import checkpoint_to_resume
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_rec.recommenders.contract import Recommender
 
 
 def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known: Any) -> dict[str, Any]:
@@ -37,6 +47,39 @@ def train_and_save(trainer: Trainer, *, seconds_before: float = 0.0, **known: An
     if args.should_save:
         write_cost(args.output_dir, cost)
     return cost
+
+
+def rank_test_rows(
+    recommender: "Recommender",
+    rows: "Dataset",
+    run_dir: str,
+    *,
+    split: str,
+    split_rule: str,
+    seen: Seen,
+    name: str,
+    warm_items: Collection[int],
+    cost: dict[str, Any],
+    num_candidates: Sequence[int] = (),
+) -> None:
+    """
+    Rank the test rows of a run among all items, into `{run_dir}/{split}`, and print the result.
+
+    Args:
+        recommender ([`~hf_rec.recommenders.contract.Recommender`]): What the run has trained.
+        rows (`datasets.Dataset`): Rows of the split.
+        run_dir (`str`): Folder of the trained model.
+        split, split_rule, seen, name, warm_items, cost: As in [`~hf_rec.evaluation.full.evaluate_recommender`].
+        num_candidates (`Sequence[int]`, *optional*): Also rank among so many drawn items beside the target, into
+            `{run_dir}/{split}_1+{number}`.
+    """
+    out = f"{run_dir}/{split}"
+    described: dict[str, Any] = {"split_rule": split_rule, "name": name, "warm_items": warm_items, "cost": cost}
+    result = evaluate_recommender(recommender, rows, out, split=split, seen=seen, **described)
+    for number in num_candidates:
+        candidates = draw_candidates(rows, recommender.catalog, number, split=split)
+        evaluate_candidates(recommender, rows, candidates, f"{out}_1+{number}", **described)
+    print_result(result, run_dir, out)
 
 
 def print_result(result: dict[str, Any], run_dir: str, out_dir: str, reports: bool = True) -> None:
