@@ -36,7 +36,7 @@ class CandidateArguments:
         default=None, metadata={"help": "Folder of the sequence model that collaborative tokens show (CoLLM)."}
     )
     num_shots: int | None = field(
-        default=None, metadata={"help": "Train on this many rows, drawn by `seed`, half of them likes, for `yes_no`."}
+        default=None, metadata={"help": "Train on this many rows, drawn by `seed`, for `yes_no`."}
     )
 
 

@@ -28,6 +28,8 @@ TITLES, SCORES, CERTIFIED = "titles", "scores", "certified"
 SETTINGS_KEY = b"hf_rec.user_lists"
 SETTINGS_FILE = "settings.json"
 PART_ROWS = 8192
+_SETTABLE = ("tau", "scoring", "gamma", "permutations")
+_PARTS = ("writer", "weight", "retriever", "reranker")
 
 
 def recommend_users(
@@ -55,6 +57,7 @@ def recommend_users(
         exclude_history (`bool`, *optional*, defaults to `False`): List nothing that is in the history.
         part_rows (`int`, *optional*, defaults to `8192`): Users that are ranked before something is written.
         overwrite (`bool`, *optional*, defaults to `False`): Begin anew where `out`, or a part of it, is there already.
+            A recommender that was not loaded from a folder has no hash to know its lists by, so it never goes on.
 
     Returns:
         `int` or `None`: Users of the file; `None` where `out` is the result of this very call already.
@@ -78,13 +81,15 @@ def recommend_users(
         "users_sha256": file_sha256(users),
         "catalog_sha256": recommender.catalog.sha256,
         "recommender_sha256": _folder_sha256(recommender),
+        "recommender_settings": _settings_of_recommender(recommender),
         "k": k,
         "exclude_history": exclude_history,
         "num_beams": num_beams,
         "part_rows": part_rows,
     }
     state, folder = process_state(), out.with_name(out.name + ".parts")
-    if out.exists() and not overwrite and _settings_of(out) == settings:
+    is_known = settings["recommender_sha256"] is not None
+    if out.exists() and not overwrite and is_known and _settings_of(out) == settings:
         return None
     # Every process looks before the first one makes the folder
     if not overwrite:
@@ -122,6 +127,16 @@ def _folder_sha256(recommender: Recommender) -> str | None:
     return file_sha256(recommender.folder / RECOMMENDER_FILE)
 
 
+def _settings_of_recommender(recommender: Recommender) -> dict[str, Any]:
+    """What may be set after loading, and changes lists; that of its parts too."""
+    found = {name: getattr(recommender, name) for name in _SETTABLE if hasattr(recommender, name)}
+    if hasattr(recommender, "model"):
+        found["dtype"] = str(recommender.model.dtype)
+    named = [getattr(recommender, name, None) for name in _PARTS]
+    parts = [part for part in (*named, *getattr(recommender, "recommenders", ())) if part is not None]
+    return found | ({"parts": list(map(_settings_of_recommender, parts))} if parts else {})
+
+
 def _settings_of(out: Path) -> dict[str, Any] | None:
     try:
         metadata = pq.read_schema(out).metadata or {}
@@ -139,6 +154,11 @@ def _check_place(out: Path, folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS_FILE
     before = json.loads(path.read_bytes()) if path.is_file() else {}
     changed = sorted(name for name, value in settings.items() if before.get(name) != value)
+    if settings["recommender_sha256"] is None:
+        raise FileExistsError(
+            f"{folder} holds parts of lists, and a `recommender` that was not loaded from a folder cannot be known "
+            "again. Save and load it, or pass `overwrite`."
+        )
     if changed:
         raise FileExistsError(
             f"{folder} holds parts of other lists: {', '.join(changed)} differ. Give what they were begun with, or "

@@ -216,7 +216,7 @@ class RecommenderServer:
         for model in self.models.values():
             try:
                 self._reload(model)
-            except (ValueError, OSError) as error:
+            except Exception as error:  # also memory that does not hold two models: the others are read all the same
                 logger.error("%s was not reloaded, its old model stays: %s", model.name, error)
 
     async def list_models(self) -> ModelsAnswer:

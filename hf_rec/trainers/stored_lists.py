@@ -19,6 +19,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from hf_rec.columns import HISTORY, ITEM_ROWS, TARGET, column_values
+from hf_rec.evaluation.predictions import histories_and_times
 from hf_rec.evaluation.protocol import Seen
 from hf_rec.files import file_sha256, replacing
 from hf_rec.processes import process_state
@@ -109,10 +110,12 @@ def _make(
 ) -> list[list[int]]:
     """Lists of all rows, each made by one process."""
     ids = recommender.catalog.ids
-    own = column_values(dataset, HISTORY).to_pylist()[process::processes]
-    histories = [[ids[row] for row in history] for history in own]
+    every, every_time = histories_and_times(dataset, ids)
+    histories, times = every[process::processes], every_time and every_time[process::processes]
     exclude = histories if seen == "mask" else None
-    found = recommender.recommend(histories, k=min(length, len(ids)), exclude=exclude) if histories else None
+    found = None
+    if histories:
+        found = recommender.recommend(histories, k=min(length, len(ids)), exclude=exclude, timestamps=times)
     shards = gather_object([[] if found is None else [recommender.catalog.rows(items) for items in found.item_ids]])
     lists: list[list[int]] = [[] for _ in range(len(dataset))]
     for rank, shard in enumerate(shards):

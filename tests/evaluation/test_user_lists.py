@@ -8,7 +8,7 @@ from hf_rec.cli import main as cli
 from hf_rec.data.catalog import Catalog
 from hf_rec.evaluation.user_lists import recommend_users
 from hf_rec.hub import load_recommender, save_control
-from hf_rec.recommenders.controls import LastItemRecommender
+from hf_rec.recommenders.controls import LastItemRecommender, PopularityRecommender
 
 
 ROWS = [{"history": [row, (row * 5 + 1) % 12], "target": (row * 7) % 12} for row in range(12)]
@@ -16,8 +16,10 @@ HISTORIES = [[100 + (3 * row + step) % 12 for step in range(row % 4)] for row in
 
 
 @pytest.fixture
-def recommender(tiny_catalog):
-    return LastItemRecommender(tiny_catalog, ROWS)
+def recommender(tiny_catalog, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folders") / "last"
+    save_control(folder, LastItemRecommender(tiny_catalog, ROWS))
+    return load_recommender(folder)
 
 
 @pytest.fixture
@@ -63,6 +65,19 @@ def test_what_was_ranked_before_an_interruption_is_not_ranked_again(recommender,
     assert pq.read_table(out)["item_ids"].to_pylist() == recommend(HISTORIES, k=3).item_ids
     ranked.clear()
     assert not recommend_users(recommender, users, out, k=3, part_rows=4) and not ranked, "it is finished"
+
+
+def test_lists_of_another_recommender_are_not_taken_for_finished(tiny_catalog, recommender, users, tmp_path):
+    out = tmp_path / "recs.parquet"
+    recommend_users(LastItemRecommender(tiny_catalog, ROWS), users, out, k=3)
+    other = PopularityRecommender(tiny_catalog, [{"history": [0], "target": 11, "supervise_from": 1}])
+    with pytest.raises(FileExistsError, match="overwrite"):
+        recommend_users(other, users, out, k=3)  # neither of the two has a folder
+    recommend_users(recommender, users, out, k=3, overwrite=True)
+    assert recommend_users(recommender, users, out, k=3) is None
+    recommender.tau = 2.0
+    with pytest.raises(FileExistsError, match="overwrite"):
+        recommend_users(recommender, users, out, k=3)
 
 
 def test_another_result_is_overwritten_only_where_this_is_asked_for(recommender, users, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from hf_rec.hub import save_control
 from hf_rec.recommenders.controls import PopularityRecommender
+from hf_rec.serving.app import RecommenderServer
 from hf_rec.serving.served_model import ServedModel
 
 
@@ -74,3 +75,19 @@ def test_the_old_model_stays_where_the_new_one_is_damaged(serve, link, tmp_path,
     assert refused.status_code == 422 and "The old model stays" in refused.json()["detail"]
     assert model.loaded is old
     assert answer.json()["items"][0]["item_id"] == 103
+
+
+def test_a_model_that_cannot_be_reloaded_keeps_no_other_from_it(popularity_folder, monkeypatch, caplog):
+    first, second = ServedModel("first", popularity_folder), ServedModel("second", popularity_folder)
+    monkeypatch.setattr(first, "reload", raising(RuntimeError("out of memory")))
+    asked = []
+    monkeypatch.setattr(second, "reload", lambda: asked.append("second"))
+    RecommenderServer([first, second]).reload_all()
+    assert asked == ["second"] and "out of memory" in caplog.text
+
+
+def raising(error):
+    def call():
+        raise error
+
+    return call

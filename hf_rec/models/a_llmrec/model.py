@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from hf_rec.columns import PADDING_ITEM
 from hf_rec.models.a_llmrec.config import ALLMRecModelConfig
 from hf_rec.models.sequence.base import SequenceModelConfig, SequencePreTrainedModel
+from hf_rec.models.sequence.loading import check_reads_history_alone
 
 
 @dataclass
@@ -111,6 +112,7 @@ class ALLMRecModel(PreTrainedModel):
             raise ValueError(
                 f"`sequence_model` must be a sequence model of `hf_rec.models`, got {type(sequence_model).__name__}."
             )
+        check_reads_history_alone(sequence_model, "sequence_model")
         num_items = sequence_model.config.num_items
         _check_text_vectors(text_vectors, num_items)
         config = ALLMRecModelConfig(

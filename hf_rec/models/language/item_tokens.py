@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from hf_rec.columns import PADDING_ITEM
 from hf_rec.item_token_ids import CANDIDATE, FIRST, UNKNOWN_ROW, USER
 from hf_rec.models.sequence.base import SequencePreTrainedModel
+from hf_rec.models.sequence.loading import check_reads_history_alone
 from hf_rec.models.sequence.ragged import reads_are_free
 
 
@@ -440,6 +441,8 @@ def _scale(vectors: Tensor) -> float:
 
 
 def _check_model(model: object, features: Features, user_token: bool) -> None:
+    if user_token or features in ("state", "both"):
+        check_reads_history_alone(model, "sequence_model")
     if features == "joint" and not hasattr(model, "joint_vectors"):
         raise ValueError(
             f"`collaborative` is 'joint', but `sequence_model` is a {type(model).__name__}, which has no "

@@ -28,7 +28,7 @@ from hf_rec.models.llm_srec.config import LLMSRecModelConfig
 from hf_rec.models.llm_srec.references import WeightsReference
 from hf_rec.models.loading import check_stored_kwargs, load_weights
 from hf_rec.models.sequence.base import SequencePreTrainedModel
-from hf_rec.models.sequence.loading import load_sequence_model
+from hf_rec.models.sequence.loading import check_reads_history_alone, load_sequence_model
 from hf_rec.models.sharded_weights import has_sharded_weights
 from hf_rec.models.weight_files import check_weight_files
 
@@ -380,6 +380,7 @@ def _head(inputs: int, inner: int, outputs: int, activation: nn.Module) -> nn.Se
 def _check_teacher(model: object) -> SequencePreTrainedModel:
     if not isinstance(model, SequencePreTrainedModel):
         raise ValueError(f"`sequence_model` must be a sequence model of `hf_rec.models`, got {type(model).__name__}.")
+    check_reads_history_alone(model, "sequence_model")
     return model
 
 

@@ -8,6 +8,22 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from hf_rec.models.loading import load_weights
 
 
+def check_reads_history_alone(model: object, argument: str) -> None:
+    """
+    Refuse a model whose user vectors look training rows up, for a use that names neither users nor times: what it
+    finds for the history of a training row is that very row, whose label it then tells.
+
+    Args:
+        model: A model over items.
+        argument (`str`): What the message calls it.
+    """
+    if getattr(model, "reads_times", False):
+        raise ValueError(
+            f"`{argument}` is a {type(model).__name__}, which looks training rows up: in training it would find the "
+            "row itself, and tell its label. Give a model that reads histories alone, such as SASRec."
+        )
+
+
 def load_sequence_model(folder: str | os.PathLike, argument: str = "sequence_model") -> Any:
     """
     Load a model over item numbers.

@@ -27,8 +27,9 @@ class RerankRows:
     Turns data sets into rows of a re-ranker; those that are such rows already stay as they are.
 
     Args:
-        args ([`RerankConfig`]): Form, candidates and folder.
+        args ([`RerankConfig`]): Form and folder, and what becomes of targets that are not retrieved.
         catalog ([`Catalog`]): Items.
+        num_candidates (`int`): Most candidates of a row: those that the prompt has letters for.
         retriever (`str`, `os.PathLike` or [`~hf_rec.recommenders.contract.Recommender`], *optional*): Makes the
             candidates of rows that have no column `candidates`. Lists of a folder are kept in the output folder.
 
@@ -37,8 +38,14 @@ class RerankRows:
         retrieved_share (`float` or `None`): Share of the training rows whose target is retrieved.
     """
 
-    def __init__(self, args: RerankConfig, catalog: Catalog, retriever: str | os.PathLike | Recommender | None):
-        self.args, self.catalog = args, catalog
+    def __init__(
+        self,
+        args: RerankConfig,
+        catalog: Catalog,
+        num_candidates: int,
+        retriever: str | os.PathLike | Recommender | None,
+    ):
+        self.args, self.catalog, self.num_candidates = args, catalog, num_candidates
         self.retriever = _loaded(retriever, args)
         self.retrieved_share: float | None = None
         if self.retriever is not None and args.form == "yes_no":
@@ -83,7 +90,7 @@ class RerankRows:
     def _lists(self, dataset: Dataset, name: str | None) -> list[list[int]]:
         columns = getattr(dataset, "column_names", None) or []
         if CANDIDATES in columns:
-            return stored_candidates(dataset, self.args.num_candidates)
+            return stored_candidates(dataset, self.num_candidates)
         if self.retriever is None:
             raise ValueError(
                 f"`retriever` is required for rows without a column `{CANDIDATES}`: it lists the candidates. Give the "
@@ -101,7 +108,7 @@ class RerankRows:
         if folder is not None and name is not None:
             kept = Path(self.args.output_dir, LIST_FOLDER, name)
             made_from["retriever"] = _content_sha256(folder)
-        return stored_lists(kept, self.retriever, dataset, self.args.num_candidates, made_from, self.args.seen).lists
+        return stored_lists(kept, self.retriever, dataset, self.num_candidates, made_from, self.args.seen).lists
 
 
 def _loaded(retriever: str | os.PathLike | Recommender | None, args: RerankConfig) -> Recommender | None:

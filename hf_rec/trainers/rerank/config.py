@@ -23,7 +23,8 @@ class RerankConfig(RecommenderConfig):
             The answers: yes and no, or one for each candidate. Each must be one token of the tokenizer. `Yes` and
             `No`, or the letters from `A` on, without them.
         num_candidates (`int`, *optional*, defaults to `20`):
-            Candidates of a prompt of letters, the first of the retriever's list.
+            Candidates of a prompt of letters, the first of the retriever's list; as many as the prompt has where the
+            trainer or the folder of the model has one.
         not_retrieved (`str`, *optional*, defaults to `"include"`):
             What a training row becomes whose target the retriever does not list: `"include"` puts the target in the
             place of the last candidate, `"skip"` leaves the row out. Both are counted. In evaluation such a row is a

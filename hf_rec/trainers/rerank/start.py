@@ -157,6 +157,11 @@ def _check_prompt(prompt: RerankPrompt, args: RerankConfig) -> None:
             f"`form` is {args.form!r}, but the prompt that is given, or comes with the model, is of the form "
             f"{prompt.form!r}. Set `form` to it, or start from a plain model."
         )
+    if prompt.form == "letters" and args.permutations > prompt.num_candidates:
+        raise ValueError(
+            f"`permutations` is {args.permutations}, but the prompt that is given, or comes with the model, has "
+            f"{prompt.num_candidates} candidates, and so many orders. Lower it, or start from a plain model."
+        )
     fields = type(args).__dataclass_fields__
     ignored = [
         f"`{name}` {getattr(args, name)!r} (the prompt has {getattr(prompt, name)!r})"

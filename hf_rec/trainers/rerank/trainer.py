@@ -146,7 +146,7 @@ class RerankTrainer(RecommenderTrainer):
                     "`collaborative`, and give a `sequence_model`."
                 )
             freeze_language_model(model)
-        self._rerank_rows = RerankRows(args, self.catalog, retriever)
+        self._rerank_rows = RerankRows(args, self.catalog, self.prompt.num_candidates, retriever)
         self._user_metrics = compute_metrics
         shuffles = args.form == "letters" and args.candidate_order == "shuffled"
         collator = RerankCollator(self.prompt, padding_token(start.tokenizer), args.seed, shuffles)
@@ -187,10 +187,10 @@ class RerankTrainer(RecommenderTrainer):
         )
 
     def recommender(self) -> RerankedRecommender:
-        """The retriever with its first `num_candidates` in the order of the model as it is now."""
+        """The retriever with its first candidates, one for each letter, in the order of the model as it is now."""
         if self.retriever is None:
             raise ValueError("`retriever` was not given: a re-ranker alone has no lists to put in order.")
-        return RerankedRecommender(self.retriever, self.reranker(), self.args.num_candidates)
+        return RerankedRecommender(self.retriever, self.reranker(), self.prompt.num_candidates)
 
     def _order_settings(self) -> dict[str, Any]:
         args = self.args

@@ -6,8 +6,9 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hf_rec import GRU4RecConfig, GRU4RecModel, SASRecConfig, SASRecModel
+from hf_rec import GRU4RecConfig, GRU4RecModel, LLMCFModel, LLMCFModelConfig, SASRecConfig, SASRecModel
 from hf_rec.item_token_ids import FIRST, UNKNOWN_ROW, candidate_tokens, event_tokens, user_token
+from hf_rec.models.a_llmrec.model import ALLMRecModel
 from hf_rec.models.language.item_tokens import (
     INPUT_DEVIATION,
     ItemTokens,
@@ -196,3 +197,17 @@ class TestWhatIsRefused:
     def test_a_model_that_knows_nothing(self):
         with pytest.raises(ValueError, match="knows no item of the catalog"):
             SequenceKnowledge(sequence_model(), "item", known=torch.zeros(NUM_ITEMS, dtype=torch.bool))
+
+
+def test_a_model_that_would_find_the_row_it_is_trained_on_is_refused():
+    """The example that is most like the history of a training row is that row; what came next there is its label."""
+    model = LLMCFModel(LLMCFModelConfig(num_items=NUM_ITEMS, hidden_size=8, max_length=4, example_length=4))
+    model.set_examples(torch.tensor([[-1, 1, 5, 2]]), torch.tensor([7]), torch.tensor([0]))
+    assert model.examples.find(torch.tensor([[1, 5, 2]]), 1).tolist() == [[0]]
+    with pytest.raises(ValueError, match="`sequence_model` is a LLMCFModel, which looks training rows up"):
+        SequenceKnowledge(model, "state")
+    with pytest.raises(ValueError, match="looks training rows up"):
+        SequenceKnowledge(model, "item", user_token=True)
+    with pytest.raises(ValueError, match="looks training rows up"):
+        ALLMRecModel.from_parts(model, torch.randn(NUM_ITEMS, 4))
+    SequenceKnowledge(model, "item")  # vectors of items alone look nothing up

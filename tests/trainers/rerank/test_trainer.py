@@ -42,6 +42,7 @@ def sequence(tiny_catalog):
 def make_trainer(tmp_path, tiny_lm, bpe_tokenizer, tiny_catalog, sequence):
     def build(form="letters", model=None, folder="run", train=None, evaluation=None, peft_config=None, **kwargs):
         retriever = kwargs.pop("retriever", sequence if form == "letters" else None)
+        prompt = kwargs.pop("prompt", None)
         settings = {
             "form": form,
             "max_length": 400,
@@ -63,6 +64,7 @@ def make_trainer(tmp_path, tiny_lm, bpe_tokenizer, tiny_catalog, sequence):
             eval_dataset=rows(8, seed=1) if evaluation is None else evaluation,
             processing_class=bpe_tokenizer,
             catalog=tiny_catalog,
+            prompt=prompt,
             retriever=retriever,
             peft_config=peft_config,
         )
@@ -194,6 +196,27 @@ class TestCandidates:
         assert again.train_dataset[:] == first.train_dataset[:] and again.eval_dataset[:] == first.eval_dataset[:]
         with pytest.raises(ValueError, match="were made with others of these than the run has: `list_length`"):
             make_trainer(retriever=str(tmp_path / "sasrec"), num_candidates=3)
+
+    def test_there_are_as_many_as_the_prompt_that_comes_along_has_letters(self, make_trainer):
+        prompt = make_trainer(num_candidates=3).prompt
+        trainer = make_trainer(prompt=prompt)
+        assert max(map(len, trainer.train_dataset["candidates"])) == 3 == trainer.recommender().n
+        trainer.evaluate()
+        with pytest.raises(ValueError, match="`permutations` is 4, but the prompt .* has 3 candidates"):
+            make_trainer(prompt=prompt, permutations=4)
+
+    def test_a_retriever_is_told_the_times_of_a_history(self, make_trainer, sequence, monkeypatch):
+        rows, told = split_rows(), []
+        times = [[7 + place for place, _ in enumerate(history)] for history in rows["history"]]
+        recommend = sequence.recommend
+
+        def noted(*args, **options):
+            told.append(options["timestamps"])
+            return recommend(*args, **options)
+
+        monkeypatch.setattr(sequence, "recommend", noted)
+        make_trainer(train=rows.add_column("history_timestamps", times))
+        assert told == [times, None]
 
     def test_a_column_of_candidates_needs_no_retriever(self, make_trainer):
         rows = split_rows().add_column("candidates", [[11, 3, 5]] * 12)
