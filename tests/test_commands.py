@@ -1,5 +1,6 @@
 """Every command that a document, a config or a recipe shows is one that the parsers take: files, flags and values."""
 
+import argparse
 import functools
 import re
 import runpy
@@ -52,7 +53,7 @@ def dataclasses_of(recipe: str) -> list[type]:
 
 def commands_within(parser: typing.Any) -> dict[str, typing.Any]:
     """The parsers of a parser's commands."""
-    found = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    found = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return found[0] if found else {}
 
 

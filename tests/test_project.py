@@ -42,6 +42,42 @@ def test_links_and_paths_of_documents_exist(document):
     assert not missing
 
 
+def test_every_page_is_reached_from_the_readme():
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        targets = [target.split("#")[0] for target in LINK.findall(page.read_text()) if "://" not in target]
+        pages = {(page.parent / target).resolve() for target in targets if target.endswith(".md")}
+        waiting.extend(pages - reached)
+    assert set(DOCUMENTS) - reached <= {ROOT / "CHANGELOG.md"}
+
+
+def test_every_room_of_the_package_stands_in_the_readme_and_for_contributors():
+    rooms = {path.name for path in (ROOT / "hf_rec").iterdir() if (path / "__init__.py").is_file() or path.suffix}
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text()
+        named = set(re.findall(r"(?<![\w./])([\w.]+)(?=[/`\s])", text))
+        assert rooms - {"__init__.py"} <= named, document
+
+
+def test_every_method_has_a_page_settings_and_tests():
+    methods = {path.name for path in (ROOT / "hf_rec" / "trainers").iterdir() if (path / "__init__.py").is_file()}
+    listed = re.search(r"`docs/results`: ([^.]+)\.", (ROOT / "CONTRIBUTING.md").read_text())[1]
+    assert methods == set(re.findall(r"`(\w+)`", listed))
+    for method in methods:
+        for place in ("recipes/configs/{}", "recipes/{}.py", "docs/methods/{}.md", "tests/trainers/{}"):
+            assert (ROOT / place.format(method)).exists(), place.format(method)
+
+
+def test_every_yaml_of_a_recipe_stands_in_the_readme_of_the_recipes():
+    text = (ROOT / "recipes" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (`.*) \|$", text, re.MULTILINE)
+    listed = {script: set(re.findall("`([^`]+)`", names)) for script, names in rows}
+    configs = ROOT / "recipes" / "configs"
+    assert listed == {path.name: {file.stem for file in path.glob("*.yaml")} for path in configs.iterdir()}
+
+
 def test_every_make_target_of_the_documents_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in DOCUMENTS:
