@@ -13,10 +13,9 @@ from hf_rec.data.catalog import Catalog
 from hf_rec.files import replacing_folder
 from hf_rec.hub.base_model import tied_layers
 from hf_rec.hub.load import checked_index, load_language_parts, load_recommender
-from hf_rec.hub.save import save_recommender
+from hf_rec.hub.parts import save_language_model
 from hf_rec.models.weight_files import local_folder
 from hf_rec.recommenders.language_model import LanguageModelRecommender
-from hf_rec.trie.item_trie import ItemTrie
 
 
 TRIE_FORMAT, TRIE_VERSION = "hf_rec.trie_csr", 1
@@ -97,17 +96,7 @@ def export_merged(folder: str | os.PathLike, out: str | os.PathLike) -> None:
             f"The adapter is on {', '.join(tied)} of a model whose head and embeddings are one matrix: merging would "
             "write it into both, and scores would change. Serve it as an adapter."
         )
-    save_recommender(
-        out,
-        catalog=recommender.catalog,
-        kind="language_model",
-        prompt=recommender.prompt,
-        trie=ItemTrie.build(recommender.prompt.encode_items()),
-        tau=recommender.tau,
-        scoring=recommender.scoring,
-        tokenizer=recommender.tokenizer,
-        model=model.merge_and_unload(),
-    )
+    save_language_model(out, recommender, model.merge_and_unload())
 
 
 def _check_new(out: str | os.PathLike) -> None:

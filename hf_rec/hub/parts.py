@@ -7,6 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from hf_rec.hub.files import PLACES, RECOMMENDER_FILE, check_folder, index_text, read_index
 from hf_rec.hub.save import save_control, save_recommender
 from hf_rec.recommenders.contract import Recommender
@@ -57,17 +59,7 @@ def save_part(folder: Path, part: Recommender) -> None:
     elif part.folder is not None:
         _copy(part.folder, folder, part)
     elif isinstance(part, LanguageModelRecommender):
-        save_recommender(
-            folder,
-            catalog=part.catalog,
-            kind="language_model",
-            prompt=part.prompt,
-            trie=ItemTrie.build(part.prompt.encode_items()),
-            tau=part.tau,
-            scoring=part.scoring,
-            tokenizer=part.tokenizer,
-            model=part.model,
-        )
+        save_language_model(folder, part)
     elif isinstance(part, Reranker):
         save_recommender(
             folder,
@@ -88,6 +80,23 @@ def save_part(folder: Path, part: Recommender) -> None:
             f"A {type(part).__name__} is saved by what made it. Save it, load it with load_recommender(folder), and "
             "use that."
         )
+
+
+def save_language_model(
+    folder: str | os.PathLike, recommender: LanguageModelRecommender, model: PreTrainedModel | None = None
+) -> None:
+    """Save a recommender from memory, with another `model` in place of its own where one is given."""
+    save_recommender(
+        folder,
+        catalog=recommender.catalog,
+        kind="language_model",
+        prompt=recommender.prompt,
+        trie=ItemTrie.build(recommender.prompt.encode_items()),
+        tau=recommender.tau,
+        scoring=recommender.scoring,
+        tokenizer=recommender.tokenizer,
+        model=recommender.model if model is None else model,
+    )
 
 
 def _copy(source: Path, folder: Path, part: Recommender) -> None:

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from hf_rec.columns import PADDING_ITEM
 from hf_rec.models.a_llmrec.config import ALLMRecModelConfig
-from hf_rec.models.sequence.base import SequenceModelConfig, SequencePreTrainedModel
+from hf_rec.models.sequence.base import SequenceModelConfig, SequencePreTrainedModel, dot_products
 from hf_rec.models.sequence.loading import check_reads_history_alone
 
 
@@ -206,12 +206,7 @@ class ALLMRecModel(PreTrainedModel):
 
     def score_items(self, user_vectors: Tensor, items: Tensor | None = None) -> Tensor:
         """Scores of all items, `(B, N)`, or of some, as of [`SequencePreTrainedModel.score_items`]."""
-        vectors, bias = self.item_vectors(items), self.item_bias(items)
-        if items is None or items.dim() == 1:
-            scores = user_vectors @ vectors.t()
-        else:
-            scores = (vectors @ user_vectors[:, :, None]).squeeze(-1)
-        return scores if bias is None else scores + bias
+        return dot_products(user_vectors, self.item_vectors(items), self.item_bias(items))
 
     def user_vectors(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The user after the whole history, `(B, d)`; events that the sequence model has not seen are left out."""

@@ -19,6 +19,25 @@ from hf_rec.models.sequence import ragged
 from hf_rec.models.sequence.text_vectors import TextVectors
 
 
+def dot_products(user_vectors: Tensor, item_vectors: Tensor, item_bias: Tensor | None = None) -> Tensor:
+    """
+    Scores of items for users.
+
+    Args:
+        user_vectors (`torch.Tensor` of shape `(B, d)`): Users.
+        item_vectors (`torch.Tensor` of shape `(K, d)` or `(B, K, d)`): Items for all users, or for each.
+        item_bias (`torch.Tensor` of shape `(K,)` or `(B, K)`, *optional*): Added to the scores.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K)`.
+    """
+    if item_vectors.dim() == 2:
+        scores = user_vectors @ item_vectors.t()
+    else:
+        scores = (item_vectors @ user_vectors[:, :, None]).squeeze(-1)
+    return scores if item_bias is None else scores + item_bias
+
+
 class SequenceModelConfig(PreTrainedConfig):
     """
     Settings that all sequence models share.
@@ -204,12 +223,7 @@ class SequencePreTrainedModel(PreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(B, K)` or `(B, N)`.
         """
-        vectors, bias = self.item_vectors(items), self.item_bias(items)
-        if items is None or items.dim() == 1:
-            scores = user_vectors @ vectors.t()
-        else:
-            scores = (vectors @ user_vectors[:, :, None]).squeeze(-1)
-        return scores if bias is None else scores + bias
+        return dot_products(user_vectors, self.item_vectors(items), self.item_bias(items))
 
     def user_vectors(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The user after the whole history, shape `(B, d)`."""
