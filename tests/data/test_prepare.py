@@ -189,7 +189,7 @@ class TestRefusals:
             ({"path": None}, "The source 'table' needs `path`"),
             ({"split": "random"}, "`split` must be one of"),
             ({"split": "ready-made"}, "has no splits of its own"),
-            ({"min_events": 3}, "only the split 'global-time' knows it"),
+            ({"min_events": 3}, "only the splits 'global-time' and 'rated-time' know it"),
             ({"min_count": 99}, "No row is left for train, validation, test.*lower `min_count`"),
             ({"source": "amazon-2014", "year": 2018}, "`year` is no option"),
         ],
