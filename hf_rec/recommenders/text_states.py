@@ -60,8 +60,8 @@ class TextStates:
         longest = max(map(len, found), default=0)
         if self._most is not None and longest > self._most:
             raise ValueError(
-                f"A text of {longest} tokens does not fit into the {self._most} positions of the {type(self.model)}. "
-                "Use a model with more, or shorter texts."
+                f"A text of {longest} tokens does not fit into the {self._most} positions of the "
+                f"{type(self.model).__name__}. Use a model with more, or shorter texts."
             )
         return found
 

@@ -56,6 +56,11 @@ class TeacherLists:
                 f"`teacher_top_k` is {args.teacher_top_k}, but the lists in {folder} hold "
                 f"{lists.items.shape[1]} items. Write longer ones with `hf-rec recommend --k`, or set it to that."
             )
+        if args.teacher_top_k > len(catalog) - 2:
+            raise ValueError(
+                f"`teacher_top_k` is {args.teacher_top_k}, but of the {len(catalog)} items one must be left beside "
+                f"the list and the target, as a negative. Set it to at most {len(catalog) - 2}."
+            )
         self.args = args
         self.robust_loss = robust_loss
         self.num_items = len(catalog)

@@ -168,6 +168,13 @@ class TestLists:
             make_trainer(teacher_lists=str(lists), catalog=None)
         with pytest.raises(ValueError, match="`teacher_top_k` is 5, but the lists in .* hold 4 items"):
             make_trainer(teacher_lists=str(lists), teacher_top_k=5)
+
+    def test_lists_that_leave_no_negative_are_refused(self, make_trainer, tmp_path):
+        teacher = SequenceRecommender(network(seed=5), CATALOG)
+        write_lists(teacher, cycle(16), tmp_path / "long", split="train", name="t", k=N + 5)
+        with pytest.raises(ValueError, match=f"`teacher_top_k` is {N - 1}, but of the {N} items one must be left"):
+            make_trainer(teacher_lists=str(tmp_path / "long"), teacher_top_k=N - 1)
+        make_trainer(teacher_lists=str(tmp_path / "long"), teacher_top_k=N - 2).train()
         with pytest.raises(ValueError, match="need the rows of a whole data set, got IterableDataset"):
             make_trainer(teacher_lists=str(lists), train=cycle(16).to_iterable_dataset())
         with pytest.raises(ValueError, match="fills in hidden events"):
