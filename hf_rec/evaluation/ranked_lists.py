@@ -92,6 +92,8 @@ def write_lists(
     users, histories, times = _wanted(dataset, recommender.catalog, every_label)
     if not users:
         raise ValueError(f"The split {split!r} has no row to make a list for.")
+    if split == "train":
+        check_finds_no_label(recommender, times)
     state = process_state()
     mine = range(state.process_index, len(users), state.num_processes)
     own = [histories[row] for row in mine]
@@ -130,6 +132,22 @@ def write_lists(
             index["lists_sha256"] = file_sha256(partial / LISTS_FILE)
             (partial / INDEX_FILE).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return index
+
+
+def check_finds_no_label(recommender: "Recommender", times: list[list[int]] | None) -> None:
+    """
+    Refuse lists for training rows without times from a model that looks training rows up: it would find the row
+    itself, whose label it then tells.
+
+    Raises:
+        `ValueError`: Where `recommender` is one and `times` is `None`.
+    """
+    model = getattr(recommender, "model", None)
+    if getattr(model, "reads_times", False) and times is None:
+        raise ValueError(
+            f"The rows have no times, and a {type(model).__name__} looks training rows up: for each of these it would "
+            "find the row itself, and tell its label. Give a model that reads histories alone, such as SASRec."
+        )
 
 
 def read_lists(folder: str | os.PathLike, catalog: "Catalog") -> RankedLists:

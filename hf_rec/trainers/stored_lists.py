@@ -21,6 +21,7 @@ from transformers.utils import logging
 from hf_rec.columns import HISTORY, ITEM_ROWS, TARGET, column_values
 from hf_rec.evaluation.predictions import histories_and_times
 from hf_rec.evaluation.protocol import Seen
+from hf_rec.evaluation.ranked_lists import check_finds_no_label
 from hf_rec.files import file_sha256, replacing
 from hf_rec.processes import process_state
 from hf_rec.recommenders.contract import Recommender
@@ -111,6 +112,7 @@ def _make(
     """Lists of all rows, each made by one process."""
     ids = recommender.catalog.ids
     every, every_time = histories_and_times(dataset, ids)
+    check_finds_no_label(recommender, every_time)
     histories, times = every[process::processes], every_time and every_time[process::processes]
     exclude = histories if seen == "mask" else None
     found = None

@@ -1,6 +1,7 @@
 """Lists of one recommender for the rows of a split: what is written, and what is refused when it is read."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,3 +77,14 @@ def test_lists_that_have_changed_or_are_missing_are_refused(teacher, tmp_path):
     (folder / INDEX_FILE).write_text(json.dumps(index | {"version": 9}))
     with pytest.raises(ValueError, match=r"must be .*found \('hf_rec.ranked_lists', 9\)"):
         read_lists(folder, CATALOG)
+
+
+def test_a_model_that_would_find_the_row_itself_makes_no_lists_for_training_rows_without_times(
+    teacher, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(teacher, "model", SimpleNamespace(reads_times=True), raising=False)
+    with pytest.raises(ValueError, match="find the row itself, and tell its label"):
+        write_lists(teacher, ROWS, tmp_path / "train", split="train", name="p", k=3)
+    write_lists(teacher, ROWS, tmp_path / "test", split="test", name="p", k=3)
+    timed = ROWS.add_column("history_timestamps", [[0] * len(history) for history in ROWS["history"]])
+    write_lists(teacher, timed, tmp_path / "timed", split="train", name="p", k=3)

@@ -111,7 +111,7 @@ function showList(list, model, answer) {
   const names = answer.items.map(nameOf);
   const most = Math.max(...answer.items.map(share), 1e-12);
   list.querySelector("ol").replaceChildren(...answer.items.map((item, place) => {
-    const score = item.probability === null ? item.score.toFixed(3) : percent(item.probability);
+    const score = item.probability === null ? item.score?.toFixed(3) ?? "–" : percent(item.probability);
     const title = model.has_paths
       ? element("button", { class: "title", title: "Show its path, token by token", click: () => showPath(model, item) }, nameOf(item))
       : element("span", { class: "title" }, nameOf(item));
