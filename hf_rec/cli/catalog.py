@@ -10,6 +10,7 @@ from hf_rec.columns import ITEM_ID
 
 if TYPE_CHECKING:
     from hf_rec.data.catalog import Catalog
+    from hf_rec.recommenders.contract import RawId
 
 
 def add_catalog(commands: Any) -> argparse.ArgumentParser:
@@ -69,14 +70,19 @@ def _added(args: argparse.Namespace, catalog: "Catalog") -> "Catalog":
 
 
 def _removed(args: argparse.Namespace, catalog: "Catalog") -> "Catalog":
-    gone = {catalog.row(item_id) for item in args.item for item_id in find_item(catalog, item, "--item")}
+    gone = {catalog.row(_one_item(catalog, item)) for item in args.item}
     if len(gone) == len(catalog):
         raise ValueError("`--item` names all items of the catalog. Leave at least one.")
     return catalog.subset([row for row in range(len(catalog)) if row not in gone])
 
 
 def _renamed(args: argparse.Namespace, catalog: "Catalog") -> "Catalog":
-    found = find_item(catalog, args.item, "--item")
+    return catalog.renamed(catalog.row(_one_item(catalog, args.item)), args.title)
+
+
+def _one_item(catalog: "Catalog", item: str) -> "RawId":
+    """The raw id of what was named by id or by title; a title of several items is refused."""
+    found = find_item(catalog, item, "--item")
     if len(found) > 1:
-        raise ValueError(f"`--item` {args.item!r} is the title of {', '.join(map(repr, found))}. Give an id.")
-    return catalog.renamed(catalog.row(found[0]), args.title)
+        raise ValueError(f"`--item` {item!r} is the title of {', '.join(map(repr, found))}. Give an id.")
+    return found[0]

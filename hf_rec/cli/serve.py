@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_rec.cli.model_flags import DTYPES, check_device
+from hf_rec.cli.model_flags import DTYPES, check_device, refuse_flags
 
 
 TOKEN_VARIABLE = "HF_REC_SERVE_TOKEN"
@@ -67,6 +67,8 @@ def _serve(args: argparse.Namespace) -> None:
 
     given = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
     settings, token, sources = ServeSettings(**given), read_token(args.token_file), named_models(args.model)
+    if all(Path(source).is_dir() for source in sources.values()):
+        refuse_flags(args, ["revision"], "for folders here")
     if args.device is not None:
         check_device(args.device)
     logging.disable_progress_bar()

@@ -462,3 +462,9 @@ def test_a_finished_demo_is_not_replaced_unasked(tmp_path, capsys):
     assert run("demo", "--out", out) == cli.BAD_INPUT
     assert "holds a finished demo" in capsys.readouterr().err
     assert (out / "report.md").is_file()
+
+
+def test_serve_refuses_a_revision_of_folders(folders, capsys):
+    pytest.importorskip("fastapi")
+    assert run("serve", "--model", folders / "model", "--revision", "v1") == cli.BAD_INPUT
+    assert "`--revision` has no effect for folders here" in capsys.readouterr().err

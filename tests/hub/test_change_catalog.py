@@ -68,10 +68,9 @@ def test_commands_add_remove_and_rename_in_place(folder, tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["catalog", "add", "--model", str(folder), "--items", str(tmp_path / "new.csv")]) == cli.BAD_INPUT
     assert "Item 200 is in the catalog already, as are 1 others" in capsys.readouterr().err
-    assert (
-        cli.main(["catalog", "rename", "--model", str(folder), "--item", "Solaris", "--title", "x"]) == cli.BAD_INPUT
-    )
-    assert "103, 104" in capsys.readouterr().err
+    for words in (["rename", "--title", "x"], ["remove"]):
+        assert cli.main(["catalog", *words, "--model", str(folder), "--item", "Solaris"]) == cli.BAD_INPUT
+        assert "`--item` 'Solaris' is the title of 103, 104. Give an id." in capsys.readouterr().err
 
 
 def test_of_two_that_change_a_folder_at_once_one_is_refused(folder, tmp_path, capsys):
