@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from hf_rec.data.prompts.next_item import Prompt
+from hf_rec.data.prompts.rerank import RerankPrompt
 from hf_rec.data.prompts.retrieval import RetrievalPrompt
 from hf_rec.models.evaluation_mode import evaluation_mode
+from hf_rec.models.language.item_tokens import ItemTokens, SequenceKnowledge
 from hf_rec.models.llm_srec.model import LLMSRecModel
 from hf_rec.models.sequence.sasrec import SASRecConfig, SASRecModel
 from hf_rec.recommenders.controls import LastItemRecommender
 from hf_rec.recommenders.fused import FusedRecommender
 from hf_rec.recommenders.language_model import LanguageModelRecommender
+from hf_rec.recommenders.reranked import RerankedRecommender
+from hf_rec.recommenders.reranker import Reranker
 from hf_rec.recommenders.retrieval import RetrievalRecommender
 from hf_rec.recommenders.sequence import SequenceRecommender
 from hf_rec.trie.item_trie import ItemTrie
@@ -48,6 +52,22 @@ def make(tiny_catalog, bpe_tokenizer, tiny_lm, tmp_path):
         csr = ItemTrie.build(prompt.encode_items()).csr()
         return LanguageModelRecommender(model, bpe_tokenizer, tiny_catalog, prompt, csr)
 
+    def collaborative():
+        model = tiny_lm("llama")
+        torch.manual_seed(0)
+        knowledge = SequenceKnowledge(SASRecModel(SASRecConfig(num_items=12, hidden_size=8)), "both", user_token=True)
+        start = model.get_input_embeddings().num_embeddings
+        ItemTokens(knowledge, start).attach(model)
+        ItemTokens.of(model).wrap(model)
+        prompt = Prompt(bpe_tokenizer, tiny_catalog, item_token_start=start, user_token=True)
+        csr = ItemTrie.build(prompt.encode_items()).csr()
+        return LanguageModelRecommender(model, bpe_tokenizer, tiny_catalog, prompt, csr)
+
+    def reranked():
+        prompt = RerankPrompt(bpe_tokenizer, tiny_catalog, "letters", None, 4, max_length=400)
+        judge = Reranker(tiny_lm("llama"), bpe_tokenizer, tiny_catalog, prompt)
+        return RerankedRecommender(control(), judge, 4)
+
     def sequence():
         config = SASRecConfig(num_items=12, hidden_size=8, dropout=0.5, initializer_range=0.5)
         return SequenceRecommender(SASRecModel(config), tiny_catalog)
@@ -69,13 +89,19 @@ def make(tiny_catalog, bpe_tokenizer, tiny_lm, tmp_path):
         "sequence": sequence,
         "retrieval": retrieval,
         "control": control,
+        "collaborative": collaborative,
+        "re-ranked": reranked,
         "fused": lambda: FusedRecommender([language_model(), control()], [0.6, 0.4]),
     }
     return lambda kind: kinds[kind]()
 
 
 @pytest.mark.parametrize(
-    "kind", ["language model", "adapter", "encoder-decoder", "sequence", "retrieval", "control", "fused"]
+    "kind",
+    [
+        *("language model", "adapter", "encoder-decoder", "collaborative", "sequence", "retrieval"),
+        *("control", "fused", "re-ranked"),
+    ],
 )
 def test_lists_from_many_threads_are_those_from_one(make, kind):
     recommender = make(kind)

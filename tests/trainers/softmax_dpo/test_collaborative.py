@@ -74,9 +74,8 @@ def test_the_first_step_sees_policy_and_reference_alike_and_the_second_does_not(
     assert load_recommender(tmp_path / "False", device="cpu").recommend(histories, k=5).item_ids == expected.item_ids
 
 
+@pytest.mark.parametrize("start", ["whole"], indirect=True)
 def test_a_new_adapter_is_held_against_its_base(start, tmp_path):
-    if start.name == "adapter":
-        pytest.skip("it has an adapter already")
     args = SoftmaxDPOConfig(str(tmp_path), **SETTINGS)
     trainer = SoftmaxDPOTrainer(str(start), args=args, train_dataset=ROWS, peft_config=LoraConfig(**LORA))
     trainer.train()
